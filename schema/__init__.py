@@ -1,0 +1,1 @@
+"""The face: the GraphQL contract in terms of services."""

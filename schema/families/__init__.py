@@ -1,0 +1,1 @@
+"""Typed queries and triggers of the families, one module each."""

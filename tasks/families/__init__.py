@@ -1,0 +1,1 @@
+"""The families of background work: one folder each, found by scanning."""

@@ -1,0 +1,1 @@
+"""What several families need from outside: one room for each kind of service."""

@@ -1,0 +1,184 @@
+"""What tasks there are: families found by scanning their folder, and the definitions they bring."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tenants.errors import AmbiguousTask, UnknownTask
+
+OPERATOR_QUEUE = "operator"
+
+
+class Input(BaseModel):
+    """Base of every task's input: unknown names are refused, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+I = TypeVar("I", bound=Input)  # noqa: E741
+B = TypeVar("B", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a failed attempt is tried again: after base × factor^(attempt − 1) seconds with jitter, at most the cap.
+
+    Args:
+        attempts: how often a run is tried in all.
+        base_seconds: the first delay.
+        factor: how much longer each further delay is.
+        cap_seconds: the longest delay.
+    """
+
+    attempts: int = 4
+    base_seconds: float = 2.0
+    factor: float = 2.0
+    cap_seconds: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDefinition(Generic[I]):
+    """One task: its name, its input, and how it is run.
+
+    Args:
+        name: `<family>.<verb_phrase>`.
+        input: the model its arguments are checked against.
+        queue: the Celery queue its runs go to.
+        priority: 0 to 9, 9 first.
+        soft_seconds: after this the attempt is told to stop.
+        hard_seconds: after this it is killed.
+        retry: when it is tried again.
+        operator_only: triggered by operators only, never by a tenant.
+    """
+
+    name: str
+    input: type[I]
+    description: str
+    queue: str
+    priority: int = 5
+    soft_seconds: float = 240.0
+    hard_seconds: float = 300.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    operator_only: bool = False
+
+    @property
+    def family(self) -> str:
+        """The family's name."""
+        return self.name.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of tasks. Its bodies stand in the module `tasks` of its package and load in workers only.
+
+    Args:
+        name: the package's name.
+        description: for people who choose what to switch on.
+        tasks: its definitions.
+    """
+
+    name: str
+    description: str
+    tasks: tuple[TaskDefinition[Any], ...]
+
+
+_BODIES: dict[str, Callable[..., Any]] = {}
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """All families of this installation by name."""
+    package = importlib.import_module("tasks.families")
+    found = {
+        module.name: importlib.import_module(f"tasks.families.{module.name}").FAMILY
+        for module in pkgutil.iter_modules(package.__path__)
+        if module.ispkg
+    }
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+@cache
+def definitions() -> Mapping[str, TaskDefinition[Any]]:
+    """All task definitions by full name."""
+    return MappingProxyType({task.name: task for family in families().values() for task in family.tasks})
+
+
+@cache
+def queues() -> tuple[str, ...]:
+    """All queues that tasks name, in alphabetical order."""
+    return tuple(sorted({task.queue for task in definitions().values()}))
+
+
+def definition(name: str) -> TaskDefinition[Any]:
+    """The definition with this full name.
+
+    Raises:
+        UnknownTask: there is none; its candidates are the nearest names.
+    """
+    found = definitions().get(name)
+    if found is None:
+        raise _unknown(name, definitions())
+    return found
+
+
+def resolve(name: str, enabled: Collection[str]) -> TaskDefinition[Any]:
+    """The definition a caller means by a full or a bare name.
+
+    Args:
+        name: `sales.update_customer_segments`, or a bare name that only one of the enabled families has.
+        enabled: the names of the families that the caller's tenant has switched on.
+
+    Raises:
+        UnknownTask: no enabled family has it; its candidates are the nearest names.
+        AmbiguousTask: several have it; its candidates are their full names.
+    """
+    visible = {full: task for full, task in definitions().items() if task.family in enabled}
+    if name in visible:
+        return visible[name]
+    fitting = [full for full in visible if full.partition(".")[2] == name]
+    if len(fitting) > 1:
+        raise AmbiguousTask(f"Several families have a task {name!r}: write {' or '.join(fitting)}.", candidates=fitting)
+    if not fitting:
+        raise _unknown(name, visible)
+    return visible[fitting[0]]
+
+
+def body(definition: TaskDefinition[Any]) -> Callable[[B], B]:
+    """Decorator: this function is the body of the task. It takes the run's context and the checked input."""
+
+    def register(function: B) -> B:
+        _BODIES[definition.name] = function
+        return function
+
+    return register
+
+
+@cache
+def bodies() -> Mapping[str, Callable[..., Any]]:
+    """All task bodies by full name. Imports what the bodies need, so only workers call it.
+
+    Raises:
+        LookupError: a definition has no body.
+    """
+    for family in families():
+        importlib.import_module(f"tasks.families.{family}.tasks")
+    if missing := sorted(set(definitions()) - set(_BODIES)):
+        raise LookupError(f"tasks without a body: {', '.join(missing)}")
+    return MappingProxyType(_BODIES)
+
+
+def _unknown(name: str, visible: Mapping[str, TaskDefinition[Any]]) -> UnknownTask:
+    bare = {full.partition(".")[2]: full for full in visible}
+    close = difflib.get_close_matches(name, [*visible, *bare], n=5, cutoff=0.5)
+    candidates = list(dict.fromkeys(bare.get(match, match) for match in close))
+    hint = f" Did you mean {', '.join(candidates)}?" if candidates else ""
+    return UnknownTask(f"There is no task {name!r} among the enabled families.{hint}", candidates=candidates)

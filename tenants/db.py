@@ -1,0 +1,163 @@
+"""The doors to PostgreSQL: sessions that stand in exactly one tenant, and the declarative base of every model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, text
+from sqlalchemy.dialects.postgresql import UUID as PgUUID
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
+
+from tenants.errors import Unavailable
+from tenants.settings import Database as Address
+
+if TYPE_CHECKING:
+    from tenants.context import Principal
+
+CURRENT_TENANT = "nullif(current_setting('app.tenant_id', true), '')::uuid"
+"""The tenant a transaction stands in. `nullif`, because a reused connection reads the unset value as ''."""
+
+_ENTER = text(
+    "SELECT set_config('app.tenant_id', :tenant, true), set_config('application_name', :application, true),"
+    " set_config('transaction_read_only', :read_only, true)"
+)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Base(DeclarativeBase):
+    """Base of every model."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class TenantRow:
+    """Mixin of every tenant's table: the key begins with the tenant, whom the session names and domain code never."""
+
+    tenant_id: Mapped[UUID] = mapped_column(
+        PgUUID(as_uuid=True), primary_key=True, server_default=text(CURRENT_TENANT), sort_order=-1
+    )
+
+
+class TenantSession(Session):
+    """A session that stands in the tenant of its principal from its first statement on."""
+
+
+@event.listens_for(TenantSession, "after_begin")
+def _enter(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    if session.info.get("single_statement"):
+        return
+    principal: Principal = session.info["principal"]
+    connection.execute(
+        _ENTER,
+        {
+            "tenant": str(principal.tenant),
+            "application": session.info.get("application", "tenantry"),
+            "read_only": "on" if session.info.get("read_only") else "off",
+        },
+    )
+
+
+def single_statement(service: F) -> F:
+    """Mark a service as one call of a SQL function that enters the tenant itself: it runs in autocommit, one trip."""
+    service.single_statement = True  # type: ignore[attr-defined]
+    return service
+
+
+def notify(session: Session, notice: object) -> None:
+    """Leave a notice to be sent, best effort, once the session's transaction has been committed."""
+    session.info.setdefault("notices", []).append(notice)
+
+
+def notices(session: Session) -> list[object]:
+    """The notices that services left in this session."""
+    found: list[object] = session.info.get("notices", [])
+    return found
+
+
+def open_session(engine: Engine, principal: Principal, *, application: str = "tenantry") -> TenantSession:
+    """A synchronous session inside the principal's tenant, for workers and commands.
+
+    Args:
+        application: the name PostgreSQL shows for the connection while the transaction is open.
+    """
+    return TenantSession(engine, info={"principal": principal, "application": application}, expire_on_commit=False)
+
+
+def sync_engine(address: str, *, pool_size: int = 2, application: str = "tenantry") -> Engine:
+    """An engine over psycopg2.
+
+    Args:
+        address: a `postgresql://` address.
+        pool_size: connections kept open; as many again for bursts.
+        application: the connections' name in PostgreSQL.
+    """
+    return create_engine(
+        address.replace("postgresql://", "postgresql+psycopg2://", 1),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        isolation_level="READ COMMITTED",
+        connect_args={"application_name": application, "connect_timeout": 5},
+    )
+
+
+class AsyncDatabase:
+    """The API's door: a bounded pool over asyncpg, one short session for each service call."""
+
+    def __init__(self, address: Address) -> None:
+        self.engine: AsyncEngine = create_async_engine(
+            address.url.replace("postgresql://", "postgresql+asyncpg://", 1),
+            pool_size=address.pool_size,
+            max_overflow=address.pool_overflow,
+            pool_timeout=address.pool_wait_seconds,
+            isolation_level="READ COMMITTED",
+            connect_args={"timeout": 5, "server_settings": {"application_name": "tenantry-api"}},
+        )
+        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._places = asyncio.Semaphore(address.pool_size + address.pool_overflow)
+        self._wait_seconds = address.pool_wait_seconds
+
+    @asynccontextmanager
+    async def open(
+        self, principal: Principal, service: Callable[..., Any], *, read_only: bool = False
+    ) -> AsyncIterator[AsyncSession]:
+        """A session for one call of one service; commits when the block ends well.
+
+        Raises:
+            Unavailable: no connection came free in time.
+        """
+        single = bool(getattr(service, "single_statement", False))
+        info: dict[str, Any] = {"principal": principal, "read_only": read_only, "single_statement": single}
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Unavailable("The database is busy: try again in a second.") from None
+        try:
+            async with AsyncSession(
+                self._autocommit if single else self.engine,
+                sync_session_class=TenantSession,
+                info=info,
+                expire_on_commit=False,
+            ) as session:
+                yield session
+                await session.commit()
+        finally:
+            self._places.release()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.engine.dispose()

@@ -1,0 +1,120 @@
+"""The ground's tables: tenants, people, memberships, sessions, keys, and messages of no tenant that were refused."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Boolean, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Text, func, text
+from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID as PgUUID
+from sqlalchemy.orm import Mapped, mapped_column
+
+from tenants.db import Base, TenantRow
+
+Moment = TIMESTAMP(timezone=True)
+Key = PgUUID(as_uuid=True)
+
+
+class Tenant(Base):
+    """One customer organisation; its row is its own tenant's."""
+
+    __tablename__ = "tenants"
+    __table_args__ = (CheckConstraint(r"slug ~ '^[a-z_][a-z0-9_-]{0,62}$'", name="slug"),)
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    slug: Mapped[str] = mapped_column(Text, unique=True)
+    name: Mapped[str] = mapped_column(Text)
+    timezone: Mapped[str] = mapped_column(Text, server_default="UTC")
+    plan: Mapped[str] = mapped_column(Text, server_default="standard")
+    paused: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    pause_note: Mapped[str | None] = mapped_column(Text)
+    suspended_at: Mapped[datetime | None] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+class TenantFamily(TenantRow, Base):
+    """A family that a tenant has switched on."""
+
+    __tablename__ = "tenant_families"
+    __table_args__ = (ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),)
+
+    family: Mapped[str] = mapped_column(Text, primary_key=True)
+    enabled_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+class User(Base):
+    """A person: visible only from tenants the person is a member of."""
+
+    __tablename__ = "users"
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    email: Mapped[str] = mapped_column(Text, unique=True)
+    password_hash: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+class Membership(TenantRow, Base):
+    """A person's role in a tenant."""
+
+    __tablename__ = "memberships"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        CheckConstraint("role IN ('OWNER', 'ADMIN', 'MEMBER', 'VIEWER')", name="role"),
+    )
+
+    user_id: Mapped[UUID] = mapped_column(Key, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+class LoginSession(TenantRow, Base):
+    """A login: a family of refresh tokens of which only the newest is good."""
+
+    __tablename__ = "login_sessions"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["tenant_id", "user_id"], ["memberships.tenant_id", "memberships.user_id"], ondelete="CASCADE"
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(Key)
+    token_hash: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+    refreshed_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(Moment)
+    revoked_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class ApiKey(TenantRow, Base):
+    """An integration's credential: only a keyed hash of the secret is stored."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        Index("uq_api_keys_secret_hash", "secret_hash", unique=True),
+    )
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    prefix: Mapped[str] = mapped_column(Text)
+    secret_hash: Mapped[str] = mapped_column(Text)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    task_names: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(Moment)
+    last_used_at: Mapped[datetime | None] = mapped_column(Moment)
+    revoked_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class RefusedMessage(Base):
+    """A broker message that no grant vouched for. Of no tenant: its claims are not believed."""
+
+    __tablename__ = "refused_messages"
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    at: Mapped[datetime] = mapped_column(Moment, server_default=func.now(), index=True)
+    reason: Mapped[str] = mapped_column(Text)
+    queue: Mapped[str] = mapped_column(Text)
+    worker: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(Text)

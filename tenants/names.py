@@ -1,0 +1,35 @@
+"""Every Redis key and every object path there is. A tenant's begin with the tenant, others with `sys:`."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+BELL = "sys:bell"
+"""Pub/sub channel that tells dispatchers what changed: ids only."""
+
+
+def stream(tenant: UUID) -> str:
+    """The tenant's live stream of run updates."""
+    return f"t:{tenant}:stream"
+
+
+def cache(tenant: UUID, family: str, name: str) -> str:
+    """One cached value of a family."""
+    return f"t:{tenant}:cache:{family}:{name}"
+
+
+def counter(tenant: UUID, family: str, name: str) -> str:
+    """One counter of a family, such as cache hits."""
+    return f"t:{tenant}:count:{family}:{name}"
+
+
+def object_path(tenant: UUID, *parts: str) -> str:
+    """Where an object of the tenant is stored. Parts are single path segments.
+
+    Raises:
+        ValueError: a part is empty, dotted or holds a separator.
+    """
+    for part in parts:
+        if not part or part in {".", ".."} or "/" in part or "\\" in part or "\0" in part:
+            raise ValueError(f"not a path segment: {part!r}")
+    return "/".join([str(tenant), *parts])
