@@ -1,0 +1,39 @@
+-- RELEASED → RUNNING for the holder of the release's fence, with a lease. No row: the message is stale.
+-- A tenant that was suspended or paused after the release gets the run back into its queue (verdict 'held').
+CREATE OR REPLACE FUNCTION claim_run(
+  p_tenant uuid, p_run uuid, p_fence bigint, p_task text, p_worker text, p_lease interval, p_hard interval
+) RETURNS TABLE (verdict text, sequence int, attempt int, max_attempts int, args jsonb, origin uuid, trace text,
+                 claimed_at timestamptz)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v_held boolean;
+  v_run runs;
+BEGIN
+  PERFORM set_config('app.tenant_id', p_tenant::text, true);
+  SELECT t.paused OR t.suspended_at IS NOT NULL INTO v_held FROM tenants t WHERE t.id = p_tenant;
+  UPDATE runs r SET
+    state = CASE WHEN v_held THEN 'QUEUED' ELSE 'RUNNING' END,
+    attempt = CASE WHEN v_held THEN r.attempt ELSE r.attempt + 1 END,
+    started_at = CASE WHEN v_held THEN r.started_at ELSE coalesce(r.started_at, v_now) END,
+    sequence = r.sequence + 1
+  WHERE r.tenant_id = p_tenant AND r.id = p_run AND r.state = 'RELEASED' AND r.fence = p_fence AND r.task = p_task
+  RETURNING r.* INTO v_run;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  PERFORM record_event(p_tenant, p_run, v_run.sequence, v_run.state, v_run.attempt,
+                       CASE WHEN v_held THEN 'tenant paused' END);
+  IF v_held THEN
+    RETURN QUERY SELECT 'held', v_run.sequence, v_run.attempt, v_run.max_attempts, NULL::jsonb, NULL::uuid, NULL::text,
+                        v_now;
+    RETURN;
+  END IF;
+  INSERT INTO run_leases (tenant_id, run_id, fence, queue, worker, expires_at, deadline_at)
+  VALUES (p_tenant, p_run, p_fence, v_run.queue, p_worker, v_now + p_lease, v_now + p_hard);
+  RETURN QUERY SELECT 'claimed', v_run.sequence, v_run.attempt, v_run.max_attempts, v_run.args,
+                      coalesce(v_run.origin_id, v_run.id), v_run.trace, v_now;
+END $$;
+REVOKE ALL ON FUNCTION claim_run(uuid, uuid, bigint, text, text, interval, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION claim_run(uuid, uuid, bigint, text, text, interval, interval) TO tenantry_app;

@@ -1,0 +1,39 @@
+-- Before an outside call: the effect's row, committed. Returns what an earlier attempt left.
+--   TN010 fenced
+CREATE OR REPLACE FUNCTION begin_effect(p_tenant uuid, p_run uuid, p_fence bigint, p_key text)
+RETURNS TABLE (fresh boolean, confirmed boolean, answer jsonb) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  v_fresh boolean;
+BEGIN
+  PERFORM set_config('app.tenant_id', p_tenant::text, true);
+  INSERT INTO effects (tenant_id, key, run_id, fence) VALUES (p_tenant, p_key, p_run, p_fence)
+  ON CONFLICT (tenant_id, key) DO NOTHING;
+  v_fresh := FOUND;
+  PERFORM hold_lease(p_run, p_fence);
+  RETURN QUERY SELECT v_fresh, e.confirmed, e.answer FROM effects e WHERE e.tenant_id = p_tenant AND e.key = p_key;
+END $$;
+REVOKE ALL ON FUNCTION begin_effect(uuid, uuid, bigint, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION begin_effect(uuid, uuid, bigint, text) TO tenantry_app;
+
+-- After it: the answer.
+CREATE OR REPLACE FUNCTION finish_effect(p_tenant uuid, p_run uuid, p_fence bigint, p_key text, p_answer jsonb)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('app.tenant_id', p_tenant::text, true);
+  UPDATE effects SET confirmed = true, answer = p_answer, fence = p_fence WHERE tenant_id = p_tenant AND key = p_key;
+  PERFORM hold_lease(p_run, p_fence);
+END $$;
+REVOKE ALL ON FUNCTION finish_effect(uuid, uuid, bigint, text, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION finish_effect(uuid, uuid, bigint, text, jsonb) TO tenantry_app;
+
+-- The call was refused before anything happened outside: the key is free again.
+CREATE OR REPLACE FUNCTION forget_effect(p_tenant uuid, p_run uuid, p_fence bigint, p_key text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('app.tenant_id', p_tenant::text, true);
+  DELETE FROM effects WHERE tenant_id = p_tenant AND key = p_key AND NOT confirmed;
+  PERFORM hold_lease(p_run, p_fence);
+END $$;
+REVOKE ALL ON FUNCTION forget_effect(uuid, uuid, bigint, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION forget_effect(uuid, uuid, bigint, text) TO tenantry_app;

@@ -1,0 +1,8 @@
+-- Appends the event of the change that a run has just made.
+CREATE OR REPLACE FUNCTION record_event(p_tenant uuid, p_run uuid, p_sequence int, p_state text, p_attempt int, p_note text)
+RETURNS void LANGUAGE sql AS $$
+  INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt, note)
+  VALUES (p_tenant, p_run, p_sequence, p_state, p_attempt, p_note)
+$$;
+REVOKE ALL ON FUNCTION record_event(uuid, uuid, int, text, int, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION record_event(uuid, uuid, int, text, int, text) TO tenantry_app, tenantry_system;

@@ -1,0 +1,82 @@
+-- QUEUED → RELEASED with a new fence, for the leader of the shard. Runs that have moved on since are left out.
+CREATE OR REPLACE FUNCTION release_runs(p_shard text, p_epoch bigint, p_tenants uuid[], p_runs uuid[])
+RETURNS TABLE (tenant_id uuid, run_id uuid, task text, queue text, fence bigint, sequence int, attempt int,
+               settled_at timestamptz)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM check_leader(p_shard, p_epoch);
+  RETURN QUERY
+  WITH chosen AS (
+    SELECT r.tenant_id, r.id FROM unnest(p_tenants, p_runs) AS u(tenant, run)
+    JOIN runs r ON r.tenant_id = u.tenant AND r.id = u.run
+    WHERE r.state = 'QUEUED'
+    FOR UPDATE OF r SKIP LOCKED
+  ), released AS (
+    UPDATE runs r SET state = 'RELEASED', fence = r.fence + 1, sequence = r.sequence + 1,
+                      released_at = clock_timestamp()
+    FROM chosen c WHERE r.tenant_id = c.tenant_id AND r.id = c.id
+    RETURNING r.tenant_id, r.id, r.task, r.queue, r.fence, r.sequence, r.attempt, r.released_at
+  ), noted AS (
+    INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt)
+    SELECT n.tenant_id, n.id, n.sequence, 'RELEASED', n.attempt FROM released n
+  )
+  SELECT * FROM released;
+END $$;
+REVOKE ALL ON FUNCTION release_runs(text, bigint, uuid[], uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION release_runs(text, bigint, uuid[], uuid[]) TO tenantry_system;
+
+-- What is due becomes QUEUED, and what was released but never claimed becomes QUEUED again, at most p_limit of each.
+CREATE OR REPLACE FUNCTION requeue_runs(p_shard text, p_epoch bigint, p_unclaimed interval, p_limit int)
+RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM check_leader(p_shard, p_epoch);
+  RETURN QUERY
+  WITH due AS (
+    SELECT r.tenant_id, r.id, NULL::text AS note FROM runs r
+    WHERE r.state = 'SCHEDULED' AND r.available_at <= clock_timestamp()
+    ORDER BY r.available_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+  ), unclaimed AS (
+    SELECT r.tenant_id, r.id, 'not claimed in time'::text AS note FROM runs r
+    WHERE r.state = 'RELEASED' AND r.released_at <= clock_timestamp() - p_unclaimed
+    ORDER BY r.released_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+  ), chosen AS (
+    SELECT * FROM due UNION ALL SELECT * FROM unclaimed
+  ), queued AS (
+    UPDATE runs r SET state = 'QUEUED', sequence = r.sequence + 1,
+                      fence = r.fence + CASE WHEN c.note IS NULL THEN 0 ELSE 1 END
+    FROM chosen c WHERE r.tenant_id = c.tenant_id AND r.id = c.id
+    RETURNING r.tenant_id, r.id, r.queue, r.state, r.sequence, r.attempt, c.note
+  ), noted AS (
+    INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt, note)
+    SELECT n.tenant_id, n.id, n.sequence, 'QUEUED', n.attempt, n.note FROM queued n
+  )
+  SELECT q.tenant_id, q.id, q.queue, q.state, q.sequence, q.attempt, clock_timestamp() FROM queued q;
+END $$;
+REVOKE ALL ON FUNCTION requeue_runs(text, bigint, interval, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION requeue_runs(text, bigint, interval, int) TO tenantry_system;
+
+-- The broker refused these: RELEASED → QUEUED under their fence, so that they are released again.
+CREATE OR REPLACE FUNCTION unrelease_runs(p_shard text, p_epoch bigint, p_tenants uuid[], p_runs uuid[], p_fences bigint[])
+RETURNS int LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  v_count int;
+BEGIN
+  PERFORM check_leader(p_shard, p_epoch);
+  WITH queued AS (
+    UPDATE runs r SET state = 'QUEUED', sequence = r.sequence + 1, fence = r.fence + 1
+    FROM unnest(p_tenants, p_runs, p_fences) AS u(tenant, run, fence)
+    WHERE r.tenant_id = u.tenant AND r.id = u.run AND r.state = 'RELEASED' AND r.fence = u.fence
+    RETURNING r.tenant_id, r.id, r.sequence, r.attempt
+  ), noted AS (
+    INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt, note)
+    SELECT n.tenant_id, n.id, n.sequence, 'QUEUED', n.attempt, 'the broker did not take it' FROM queued n
+  )
+  SELECT count(*) INTO v_count FROM queued;
+  RETURN v_count;
+END $$;
+REVOKE ALL ON FUNCTION unrelease_runs(text, bigint, uuid[], uuid[], bigint[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION unrelease_runs(text, bigint, uuid[], uuid[], bigint[]) TO tenantry_system;

@@ -1,0 +1,59 @@
+-- Ends an attempt: RUNNING → the given state, the event, the lease gone; the last statement of its transaction.
+-- Settling again with the same fence and state returns what was settled: an answer may have been lost on the way.
+--   p_delay      for SCHEDULED: how long from now     p_give_back  the attempt does not count
+--   TN010 fenced: the attempt was replaced, or its lease has expired
+CREATE OR REPLACE FUNCTION settle_run(
+  p_tenant uuid, p_run uuid, p_fence bigint, p_state text, p_result jsonb, p_error jsonb, p_event text,
+  p_delay double precision, p_give_back boolean, p_note text, p_step interval
+) RETURNS TABLE (state text, sequence int, attempt int, worker_seconds double precision, settled_at timestamptz)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v_before runs;
+  v_run runs;
+  v_state text := p_state;
+BEGIN
+  PERFORM set_config('app.tenant_id', p_tenant::text, true);
+  SELECT * INTO v_before FROM runs r WHERE r.tenant_id = p_tenant AND r.id = p_run FOR UPDATE;
+  IF NOT FOUND OR v_before.fence <> p_fence THEN
+    RAISE EXCEPTION 'fenced: replaced' USING ERRCODE = 'TN010';
+  END IF;
+  IF v_before.state <> 'RUNNING' THEN
+    IF v_before.state = p_state OR v_before.state = 'CANCELLED' THEN
+      RETURN QUERY SELECT v_before.state, v_before.sequence, v_before.attempt, v_before.worker_seconds, v_now;
+      RETURN;
+    END IF;
+    RAISE EXCEPTION 'fenced: not running' USING ERRCODE = 'TN010';
+  END IF;
+  IF v_before.cancel_requested_at IS NOT NULL AND p_state <> 'SUCCEEDED' THEN
+    v_state := 'CANCELLED';
+  END IF;
+  UPDATE runs r SET
+    state = v_state,
+    sequence = r.sequence + 1,
+    attempt = r.attempt - CASE WHEN p_give_back THEN 1 ELSE 0 END,
+    result = p_result,
+    error = p_error,
+    wait_event = p_event,
+    worker_seconds = r.worker_seconds
+      + extract(epoch FROM v_now - (SELECT e.at FROM run_events e WHERE e.tenant_id = p_tenant AND e.run_id = p_run
+                                                              AND e.sequence = r.sequence)),
+    available_at = CASE WHEN v_state = 'SCHEDULED' THEN v_now + make_interval(secs => p_delay) ELSE r.available_at END,
+    rank = CASE WHEN v_state = 'SCHEDULED' THEN v_now + make_interval(secs => p_delay) - r.priority * p_step
+                ELSE r.rank END,
+    finished_at = CASE WHEN v_state IN ('SUCCEEDED', 'FAILED', 'TIMED_OUT', 'CANCELLED') THEN v_now END
+  WHERE r.tenant_id = p_tenant AND r.id = p_run
+  RETURNING r.* INTO v_run;
+  PERFORM record_event(p_tenant, p_run, v_run.sequence, v_run.state, v_run.attempt, p_note);
+  DELETE FROM run_leases l
+  WHERE l.tenant_id = p_tenant AND l.run_id = p_run AND l.fence = p_fence AND l.expires_at > clock_timestamp();
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'fenced: lease expired' USING ERRCODE = 'TN010';
+  END IF;
+  RETURN QUERY SELECT v_run.state, v_run.sequence, v_run.attempt, v_run.worker_seconds, v_now;
+END $$;
+REVOKE ALL ON FUNCTION settle_run(uuid, uuid, bigint, text, jsonb, jsonb, text, double precision, boolean, text, interval)
+  FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION settle_run(uuid, uuid, bigint, text, jsonb, jsonb, text, double precision, boolean, text, interval)
+  TO tenantry_app;

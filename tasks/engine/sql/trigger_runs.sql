@@ -1,0 +1,61 @@
+-- Accepts runs, all or none, in one trip. Returns each run in the order given; a run with another id than the one
+-- given was accepted earlier under the same idempotency key.
+--   TN001 the idempotency key was used with other arguments (detail: the run's id)
+--   TN002 the tenant is suspended       TN003 the family is not enabled (detail: its name)
+CREATE OR REPLACE FUNCTION trigger_runs(
+  p_tenant uuid, p_actor_kind text, p_actor text, p_runs jsonb, p_idempotency interval, p_step interval
+) RETURNS SETOF runs LANGUAGE plpgsql AS $$
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v_suspended timestamptz;
+  v_missing text;
+  v_in record;
+  v_key idempotency_keys;
+  v_run runs;
+BEGIN
+  PERFORM set_config('app.tenant_id', p_tenant::text, true);
+  SELECT suspended_at INTO v_suspended FROM tenants WHERE id = p_tenant;
+  IF NOT FOUND OR v_suspended IS NOT NULL THEN
+    RAISE EXCEPTION 'tenant suspended' USING ERRCODE = 'TN002';
+  END IF;
+  FOR v_in IN
+    SELECT * FROM jsonb_to_recordset(p_runs) AS r(
+      id uuid, task text, queue text, args jsonb, priority smallint, max_attempts int, delay double precision,
+      available_at timestamptz, concurrency_key text, idempotency_key text, digest text, origin_id uuid, trace text)
+  LOOP
+    PERFORM 1 FROM tenant_families WHERE tenant_id = p_tenant AND family = split_part(v_in.task, '.', 1);
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'family not enabled' USING ERRCODE = 'TN003', DETAIL = split_part(v_in.task, '.', 1);
+    END IF;
+    IF v_in.idempotency_key IS NOT NULL THEN
+      INSERT INTO idempotency_keys AS k (tenant_id, key, run_id, digest, expires_at)
+      VALUES (p_tenant, v_in.idempotency_key, v_in.id, v_in.digest, v_now + p_idempotency)
+      ON CONFLICT (tenant_id, key) DO UPDATE
+        SET run_id = excluded.run_id, digest = excluded.digest, expires_at = excluded.expires_at
+        WHERE k.expires_at <= v_now
+      RETURNING k.* INTO v_key;
+      IF NOT FOUND THEN
+        SELECT * INTO v_key FROM idempotency_keys WHERE tenant_id = p_tenant AND key = v_in.idempotency_key;
+        IF v_key.digest <> v_in.digest THEN
+          RAISE EXCEPTION 'idempotency conflict' USING ERRCODE = 'TN001', DETAIL = v_key.run_id::text;
+        END IF;
+        RETURN QUERY SELECT * FROM runs WHERE tenant_id = p_tenant AND id = v_key.run_id;
+        CONTINUE;
+      END IF;
+    END IF;
+    v_run := NULL;
+    v_run.available_at := coalesce(v_in.available_at, v_now + make_interval(secs => coalesce(v_in.delay, 0)));
+    INSERT INTO runs (tenant_id, id, task, queue, args, priority, rank, state, max_attempts, concurrency_key,
+                      idempotency_key, actor_kind, actor, origin_id, trace, created_at, available_at)
+    VALUES (p_tenant, v_in.id, v_in.task, v_in.queue, v_in.args, v_in.priority,
+            v_run.available_at - v_in.priority * p_step,
+            CASE WHEN v_run.available_at > v_now THEN 'SCHEDULED' ELSE 'QUEUED' END, v_in.max_attempts,
+            v_in.concurrency_key, v_in.idempotency_key, p_actor_kind, p_actor, v_in.origin_id, v_in.trace, v_now,
+            v_run.available_at)
+    RETURNING * INTO v_run;
+    PERFORM record_event(p_tenant, v_run.id, v_run.sequence, v_run.state, 0, NULL);
+    RETURN NEXT v_run;
+  END LOOP;
+END $$;
+REVOKE ALL ON FUNCTION trigger_runs(uuid, text, text, jsonb, interval, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION trigger_runs(uuid, text, text, jsonb, interval, interval) TO tenantry_app;
