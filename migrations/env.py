@@ -8,6 +8,7 @@ from typing import Any
 
 from alembic import context
 from sqlalchemy import create_engine, pool, text
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.engine import Connection
 
 import tasks.engine.models
@@ -19,6 +20,8 @@ from tenants.errors import Misconfigured
 for _family in pkgutil.iter_modules(tasks.families.__path__):
     if importlib.util.find_spec(f"tasks.families.{_family.name}.models"):
         importlib.import_module(f"tasks.families.{_family.name}.models")
+
+ischema_names["xid8"] = tasks.engine.models.Xid8
 
 
 def run() -> None:

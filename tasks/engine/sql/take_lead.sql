@@ -1,5 +1,5 @@
 -- Takes or keeps the leadership of a shard. Returns its epoch, or NULL while another holds it.
-CREATE OR REPLACE FUNCTION lead(p_shard text, p_holder text, p_term interval) RETURNS bigint LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION take_lead(p_shard text, p_holder text, p_term interval) RETURNS bigint LANGUAGE sql AS $$
   INSERT INTO dispatcher_leader AS d (shard, epoch, holder, expires_at)
   VALUES (p_shard, 1, p_holder, clock_timestamp() + p_term)
   ON CONFLICT (shard) DO UPDATE SET
@@ -9,8 +9,8 @@ CREATE OR REPLACE FUNCTION lead(p_shard text, p_holder text, p_term interval) RE
     WHERE d.holder = p_holder OR d.expires_at <= clock_timestamp()
   RETURNING epoch
 $$;
-REVOKE ALL ON FUNCTION lead(text, text, interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION lead(text, text, interval) TO tenantry_system;
+REVOKE ALL ON FUNCTION take_lead(text, text, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION take_lead(text, text, interval) TO tenantry_system;
 
 -- Gives the leadership up, so that another need not wait for its end.
 CREATE OR REPLACE FUNCTION resign(p_shard text, p_holder text) RETURNS void LANGUAGE sql AS $$

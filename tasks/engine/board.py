@@ -1,0 +1,107 @@
+"""What each child of a worker is doing right now, in memory that the parent shares with its children.
+
+A child writes its slot when it has claimed a run and clears it when the run is settled; the parent's lease keeper reads
+all slots, and leaves a reason there before it sends a signal.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from uuid import UUID
+
+_FORMAT = struct.Struct("<BBHIqd16s16s8x")
+_EMPTY = bytes(_FORMAT.size)
+
+
+class Phase(IntEnum):
+    """How far the slot's attempt is."""
+
+    IDLE = 0
+    WORKING = 1
+    PROTECTED = 2
+    """Inside a commit, an effect or a settle: a soft signal waits until it is over."""
+
+
+class Reason(IntEnum):
+    """Why the keeper interrupts an attempt."""
+
+    NONE = 0
+    CANCELLED = 1
+    SOFT_LIMIT = 2
+    HARD_LIMIT = 3
+    FENCED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One attempt at work.
+
+    Args:
+        index: the slot's number.
+        pid: the process that works on it.
+        started: monotonic seconds of the claim.
+    """
+
+    index: int
+    pid: int
+    tenant: UUID
+    run: UUID
+    fence: int
+    phase: Phase
+    reason: Reason
+    started: float
+
+    def same(self, other: Slot | None) -> bool:
+        """Whether the other is the same attempt."""
+        return other is not None and (other.run, other.fence) == (self.run, self.fence)
+
+
+class Board:
+    """All slots of a worker.
+
+    Args:
+        slots: how many there can be.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._memory = mmap.mmap(-1, slots * _FORMAT.size)
+        self._slots = slots
+        self.claims = 0
+
+    def enter(self, index: int, pid: int, tenant: UUID, run: UUID, fence: int, started: float) -> None:
+        """Note the attempt that this slot works on."""
+        values = _FORMAT.pack(Phase.WORKING, Reason.NONE, 0, pid, fence, started, tenant.bytes, run.bytes)
+        start = index * _FORMAT.size
+        self._memory[start + 1 : start + _FORMAT.size] = values[1:]
+        self._memory[start] = Phase.WORKING
+
+    def leave(self, index: int) -> None:
+        """The slot is idle."""
+        start = index * _FORMAT.size
+        self._memory[start] = Phase.IDLE
+        self._memory[start : start + _FORMAT.size] = _EMPTY
+
+    def protect(self, index: int, protected: bool) -> None:
+        """Mark the beginning or the end of a part that no soft signal interrupts."""
+        self._memory[index * _FORMAT.size] = Phase.PROTECTED if protected else Phase.WORKING
+
+    def give_reason(self, index: int, reason: Reason) -> None:
+        """Leave the reason of the signal that follows."""
+        self._memory[index * _FORMAT.size + 1] = reason
+
+    def read(self, index: int) -> Slot | None:
+        """The slot's attempt, or None where it is idle."""
+        start = index * _FORMAT.size
+        phase, reason, _, pid, fence, started, tenant, run = _FORMAT.unpack(
+            self._memory[start : start + _FORMAT.size]
+        )
+        if phase == Phase.IDLE:
+            return None
+        return Slot(index, pid, UUID(bytes=tenant), UUID(bytes=run), fence, Phase(phase), Reason(reason), started)
+
+    def active(self) -> list[Slot]:
+        """Every attempt at work."""
+        return [slot for index in range(self._slots) if (slot := self.read(index)) is not None]

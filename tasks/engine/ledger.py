@@ -1,0 +1,259 @@
+"""The hot paths to the ledger: one SQL function, one round trip, on a connection of their own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+import psycopg2
+from psycopg2 import extensions, extras
+
+from tasks.engine.outcomes import Fenced
+from tasks.engine.states import RunState
+from tenants.settings import Engine
+
+extras.register_uuid()
+FENCED = "TN010"
+NOT_LEADING = "TN011"
+
+
+class NotLeading(Exception):
+    """Another dispatcher leads the shard now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker holds after it claimed a run."""
+
+    sequence: int
+    attempt: int
+    max_attempts: int
+    args: dict[str, Any]
+    origin: UUID
+    trace: str | None
+    at: datetime
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How an attempt is to end.
+
+    Args:
+        state: the run's next state.
+        result: the body's result, JSON.
+        error: type, message, retryable, traceback.
+        event: for WAITING, what the run waits for.
+        delay_seconds: for SCHEDULED, how long from now.
+        give_back: the attempt does not count.
+        note: for the event, for people.
+    """
+
+    state: RunState
+    result: Any = None
+    error: dict[str, Any] | None = None
+    event: str | None = None
+    delay_seconds: float = 0.0
+    give_back: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a run's state that has been committed."""
+
+    tenant: UUID
+    run: UUID
+    state: str
+    sequence: int
+    attempt: int
+    at: datetime
+    queue: str = ""
+
+
+class Ledger:
+    """One autocommit connection over psycopg2, reopened when it breaks. Safe to share between threads.
+
+    Args:
+        address: a `postgresql://` address.
+        engine: the settings of the engine.
+        application: the connection's name in PostgreSQL.
+    """
+
+    def __init__(self, address: str, engine: Engine, *, application: str) -> None:
+        self._address = address
+        self._engine = engine
+        self._application = application
+        self._connection: extensions.connection | None = None
+        self._lock = threading.Lock()
+        self._step = timedelta(seconds=engine.priority_step_seconds)
+
+    def call(self, statement: str, *values: Any, again: bool = True) -> list[tuple[Any, ...]]:
+        """Run one statement in its own transaction; on a broken connection once more on a new one.
+
+        Args:
+            again: whether the statement may be repeated when the answer was lost.
+
+        Raises:
+            Fenced: the attempt has been replaced or its lease has expired.
+            NotLeading: the dispatcher's epoch is over.
+            psycopg2.OperationalError: the database can't be reached.
+        """
+        with self._lock:
+            fresh = self._connection is None
+            try:
+                return self._run(statement, values)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                self.close()
+                if fresh or not again:
+                    raise
+                return self._run(statement, values)
+
+    def claim(self, tenant: UUID, run: UUID, fence: int, task: str, worker: str, hard_seconds: float) -> Claim | None:
+        """Take a released run; None when the release is stale.
+
+        Args:
+            worker: the name of the worker process.
+            hard_seconds: the attempt's deadline from now.
+        """
+        rows = self.call(
+            "SELECT * FROM claim_run(%s, %s, %s, %s, %s, %s, %s)",
+            tenant,
+            run,
+            fence,
+            task,
+            worker,
+            timedelta(seconds=self._engine.lease_seconds),
+            timedelta(seconds=hard_seconds),
+        )
+        if not rows:
+            return None
+        verdict, sequence, attempt, max_attempts, args, origin, trace, at = rows[0]
+        return Claim(sequence, attempt, max_attempts, args or {}, origin, trace, at, verdict == "held")
+
+    def settle(self, tenant: UUID, run: UUID, fence: int, settlement: Settlement) -> Change:
+        """End an attempt that holds no session.
+
+        Raises:
+            Fenced: the attempt has been replaced or its lease has expired.
+        """
+        rows = self.call(SETTLE, *settle_values(tenant, run, fence, settlement, self._step))
+        return settled(tenant, run, rows[0])
+
+    def report_crash(self, tenant: UUID, run: UUID, fence: int, cause: str) -> Change | None:
+        """An attempt died with its process: rescue its run at once. None when it had ended before."""
+        rows = self.call(
+            "SELECT * FROM report_crash(%s, %s, %s, %s, %s, %s)",
+            tenant,
+            run,
+            fence,
+            cause,
+            self._engine.max_crashes,
+            self._step,
+        )
+        return changes(rows)[0] if rows else None
+
+    def renew(self, worker: str, runs: Sequence[UUID], fences: Sequence[int]) -> dict[UUID, tuple[str, bool, float]]:
+        """Renew leases: run → (renewed, busy or gone; whether to cancel; seconds to its deadline)."""
+        rows = self.call(
+            "SELECT * FROM renew_leases(%s, %s, %s, %s)",
+            worker,
+            list(runs),
+            list(fences),
+            timedelta(seconds=self._engine.lease_seconds),
+        )
+        return {run: (verdict, cancel, seconds) for run, verdict, cancel, seconds in rows}
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except psycopg2.Error:
+                pass
+            self._connection = None
+
+    def abandon(self) -> None:
+        """In a forked child: close the inherited descriptor without a word to the server, which serves the parent."""
+        if self._connection is not None:
+            close_descriptor(self._connection)
+            self._connection = None
+
+    def _run(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        if self._connection is None:
+            self._connection = psycopg2.connect(
+                self._address, connect_timeout=5, application_name=self._application, tcp_user_timeout=20_000
+            )
+            self._connection.autocommit = True
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute(statement, values)
+                return cursor.fetchall() if cursor.description else []
+        except psycopg2.Error as error:
+            raise translated(error) from error
+
+
+SETTLE = "SELECT * FROM settle_run(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+
+
+def settle_values(
+    tenant: UUID, run: UUID, fence: int, settlement: Settlement, step: timedelta
+) -> tuple[Any, ...]:
+    """The values of the settling statement."""
+    return (
+        tenant,
+        run,
+        fence,
+        settlement.state.value,
+        None if settlement.result is None else orjson.dumps(settlement.result).decode(),
+        None if settlement.error is None else orjson.dumps(settlement.error).decode(),
+        settlement.event,
+        settlement.delay_seconds,
+        settlement.give_back,
+        settlement.note,
+        step,
+    )
+
+
+def settled(tenant: UUID, run: UUID, row: Sequence[Any]) -> Change:
+    """The settling statement's answer."""
+    state, sequence, attempt, _, at = row
+    return Change(tenant, run, state, sequence, attempt, at)
+
+
+def changes(rows: Sequence[Sequence[Any]]) -> list[Change]:
+    """The answer of the functions that move several runs: tenant, run, queue, state, sequence, attempt, time."""
+    return [
+        Change(tenant, run, state, sequence, attempt, at, queue)
+        for tenant, run, queue, state, sequence, attempt, at in rows
+    ]
+
+
+def translated(error: psycopg2.Error) -> Exception:
+    """The engine's own error for the codes that its functions raise; any other unchanged."""
+    if error.pgcode == FENCED:
+        return Fenced(str(error).partition("\n")[0])
+    if error.pgcode == NOT_LEADING:
+        return NotLeading()
+    return error
+
+
+def close_descriptor(connection: extensions.connection) -> None:
+    """Close a connection's socket in a forked child without a word to the server.
+
+    The object is kept: collecting it would say good-bye on a descriptor that may by then be another's.
+    """
+    _ABANDONED.append(connection)
+    try:
+        os.close(connection.fileno())
+    except (OSError, psycopg2.Error):
+        pass
+
+
+_ABANDONED: list[extensions.connection] = []

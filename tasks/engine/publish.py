@@ -1,0 +1,217 @@
+"""What the engine tells others over Redis, best effort, after its commits: bells, stream entries, task messages."""
+
+from __future__ import annotations
+
+import base64
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+import redis
+import redis.asyncio
+import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tasks.engine import grants
+from tasks.engine.ledger import Change
+from tenants import ids, names
+from tenants.settings import KeyRing, Settings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bell:
+    """Something changed that a dispatcher wants to know.
+
+    Args:
+        queue: the queue concerned.
+        tenant: the tenant concerned.
+        key: the run's concurrency key.
+        cost: worker-seconds of the attempt that ended and freed a slot; None when work arrived instead.
+    """
+
+    queue: str
+    tenant: UUID
+    key: str | None = None
+    cost: float | None = None
+
+    def encode(self) -> bytes:
+        """The bell as it goes over Redis."""
+        return orjson.dumps((self.queue, self.tenant.hex, self.key, self.cost))
+
+
+def heard(data: bytes) -> Bell | None:
+    """The bell behind a message, or None for what is none."""
+    try:
+        queue, tenant, key, cost = orjson.loads(data)
+        return Bell(str(queue), UUID(tenant), key, cost)
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running run says it is."""
+
+    tenant: UUID
+    run: UUID
+    sequence: int
+    attempt: int
+    current: float
+    total: float | None
+    message: str | None
+
+
+Notice = Bell | Change | Progress
+
+
+def entry(notice: Change | Progress) -> bytes:
+    """A notice as it stands in the tenant's stream, field `u`."""
+    if isinstance(notice, Progress):
+        return orjson.dumps(
+            {
+                "k": "P",
+                "r": notice.run.hex,
+                "s": notice.sequence,
+                "a": notice.attempt,
+                "p": [notice.current, notice.total, notice.message],
+            }
+        )
+    return orjson.dumps(
+        {
+            "k": "C",
+            "r": notice.run.hex,
+            "s": notice.sequence,
+            "st": notice.state,
+            "a": notice.attempt,
+            "t": notice.at.isoformat(),
+        }
+    )
+
+
+def add(pipeline: Any, notices: Iterable[Notice], stream_length: int) -> None:
+    """Put notices on a pipeline, synchronous or not."""
+    for notice in notices:
+        if isinstance(notice, Bell):
+            pipeline.publish(names.BELL, notice.encode())
+        else:
+            pipeline.xadd(names.stream(notice.tenant), {b"u": entry(notice)}, maxlen=stream_length, approximate=True)
+
+
+def connect(address: str, *, timeout_seconds: float) -> redis.Redis:
+    """A synchronous client that gives up rather than wait: no retries, short timeouts."""
+    return redis.Redis.from_url(
+        address,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+class Bells:
+    """Rings for the API: within the bell's timeout or not at all, and not at all for a while after a failure."""
+
+    _PAUSE_SECONDS = 1.0
+
+    def __init__(self, settings: Settings) -> None:
+        self._stream_length = settings.redis.stream_length
+        timeout = settings.redis.bell_timeout_seconds
+        self._client = redis.asyncio.Redis.from_url(
+            settings.redis.api_url or settings.redis.url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+        )
+        self._quiet_until = 0.0
+
+    async def ring(self, notices: Sequence[object]) -> None:
+        """Send what a committed transaction left. Never raises: the dispatcher's sweep repairs what is lost."""
+        if time.monotonic() < self._quiet_until:
+            return
+        pipeline = self._client.pipeline(transaction=False)
+        add(pipeline, (notice for notice in notices if isinstance(notice, Notice)), self._stream_length)
+        try:
+            await pipeline.execute()
+        except (redis.RedisError, OSError) as error:
+            self._quiet_until = time.monotonic() + self._PAUSE_SECONDS
+            log.warning("bell_lost", error=type(error).__name__)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A run that has just been released, as the database returned it."""
+
+    tenant: UUID
+    run: UUID
+    task: str
+    queue: str
+    fence: int
+    attempt: int
+    hard_seconds: float
+
+
+def message(release: Release, ring: KeyRing, grant_seconds: float) -> bytes:
+    """A release as a Celery message of protocol 2, as kombu puts it into a Redis list.
+
+    Source: Celery's documentation, "Message Protocol", version 2. The body names the run and nothing else.
+    """
+    run_id = ids.show("run", release.run)
+    body = base64.b64encode(
+        orjson.dumps([[run_id], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    ).decode()
+    grant = grants.Grant(
+        tenant=release.tenant,
+        run=release.run,
+        fence=release.fence,
+        task=release.task,
+        queue=release.queue,
+        body=grants.digest(body),
+        expires=int(time.time() + grant_seconds),
+    )
+    return orjson.dumps(
+        {
+            "body": body,
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {
+                "lang": "py",
+                "task": release.task,
+                "id": run_id,
+                "root_id": run_id,
+                "parent_id": None,
+                "group": None,
+                "shadow": None,
+                "eta": None,
+                "expires": None,
+                "retries": release.attempt,
+                "timelimit": [release.hard_seconds, None],
+                "argsrepr": "(redacted)",
+                "kwargsrepr": "{}",
+                "origin": "dispatcher",
+                "ignore_result": True,
+                "replaced_task_nesting": 0,
+                "stamped_headers": None,
+                "stamps": {},
+                grants.HEADER: grants.sign(ring, grant),
+            },
+            "properties": {
+                "correlation_id": run_id,
+                "reply_to": "",
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": release.queue},
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": str(uuid.uuid4()),
+            },
+        }
+    )
