@@ -38,6 +38,10 @@ def run() -> None:
             transaction_per_migration=True,
             compare_type=True,
             include_name=lambda name, kind, _: not (kind == "table" and name in partitions),
+            include_object=lambda thing, _, kind, *__: (
+                kind != "foreign_key_constraint"
+                or thing.elements[0].target_fullname.partition(".")[0] not in partitions
+            ),
         )
         with context.begin_transaction():
             context.run_migrations()
