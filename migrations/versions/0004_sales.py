@@ -47,13 +47,9 @@ def upgrade() -> None:
         sa.Column("reference", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=True),
         sa.Column("country", sa.Text(), nullable=False),
-        sa.Column(
-            "created_at", MOMENT, server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", MOMENT, server_default=sa.text("now()"), nullable=False),
         _of_tenant("sales_customers"),
-        sa.PrimaryKeyConstraint(
-            "tenant_id", "reference", name=op.f("pk_sales_customers")
-        ),
+        sa.PrimaryKeyConstraint("tenant_id", "reference", name=op.f("pk_sales_customers")),
     )
     op.create_table(
         "sales_daily",
@@ -72,9 +68,7 @@ def upgrade() -> None:
         sa.Column("country", sa.Text(), nullable=False),
         *_figures(),
         _of_tenant("sales_daily_countries"),
-        sa.PrimaryKeyConstraint(
-            "tenant_id", "day", "country", name=op.f("pk_sales_daily_countries")
-        ),
+        sa.PrimaryKeyConstraint("tenant_id", "day", "country", name=op.f("pk_sales_daily_countries")),
     )
     op.create_table(
         "sales_files",
@@ -84,9 +78,7 @@ def upgrade() -> None:
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("media_type", sa.Text(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column(
-            "created_at", MOMENT, server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", MOMENT, server_default=sa.text("now()"), nullable=False),
         sa.Column("expires_at", MOMENT, nullable=False),
         _of_tenant("sales_files"),
         sa.PrimaryKeyConstraint("tenant_id", "id", name=op.f("pk_sales_files")),
@@ -111,12 +103,8 @@ def upgrade() -> None:
         sa.Column("id", sa.UUID(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("kept", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column(
-            "refused", sa.BigInteger(), server_default=sa.text("0"), nullable=False
-        ),
-        sa.Column(
-            "started_at", MOMENT, server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("refused", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("started_at", MOMENT, server_default=sa.text("now()"), nullable=False),
         sa.Column("finished_at", MOMENT, nullable=True),
         _of_tenant("sales_imports"),
         sa.PrimaryKeyConstraint("tenant_id", "id", name=op.f("pk_sales_imports")),
@@ -126,14 +114,10 @@ def upgrade() -> None:
         rls.tenant_column(),
         sa.Column("sku", sa.Text(), nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
-        sa.Column(
-            "stocked", sa.Boolean(), server_default=sa.text("true"), nullable=False
-        ),
+        sa.Column("stocked", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("stock", sa.Integer(), nullable=True),
         sa.Column("reorder_point", sa.Integer(), nullable=True),
-        sa.Column(
-            "created_at", MOMENT, server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("created_at", MOMENT, server_default=sa.text("now()"), nullable=False),
         _of_tenant("sales_products"),
         sa.PrimaryKeyConstraint("tenant_id", "sku", name=op.f("pk_sales_products")),
     )
@@ -164,9 +148,7 @@ def upgrade() -> None:
             server_default=sa.text("24"),
             nullable=False,
         ),
-        sa.CheckConstraint(
-            "currency ~ '^[A-Z]{3}$'", name=op.f("ck_sales_settings_currency")
-        ),
+        sa.CheckConstraint("currency ~ '^[A-Z]{3}$'", name=op.f("ck_sales_settings_currency")),
         sa.CheckConstraint(
             "retention_months BETWEEN 1 AND 600",
             name=op.f("ck_sales_settings_retention_months"),
@@ -191,9 +173,7 @@ def upgrade() -> None:
             name=op.f("fk_sales_customer_segments_tenant_id_customer"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint(
-            "tenant_id", "customer", name=op.f("pk_sales_customer_segments")
-        ),
+        sa.PrimaryKeyConstraint("tenant_id", "customer", name=op.f("pk_sales_customer_segments")),
     )
     op.create_index(
         "ix_sales_customer_segments_segment",
@@ -217,9 +197,7 @@ def upgrade() -> None:
             name=op.f("fk_sales_customer_values_tenant_id_customer"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint(
-            "tenant_id", "customer", name=op.f("pk_sales_customer_values")
-        ),
+        sa.PrimaryKeyConstraint("tenant_id", "customer", name=op.f("pk_sales_customer_values")),
     )
     op.create_table(
         "sales_daily_products",
@@ -233,9 +211,7 @@ def upgrade() -> None:
             name=op.f("fk_sales_daily_products_tenant_id_sku"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint(
-            "tenant_id", "day", "sku", name=op.f("pk_sales_daily_products")
-        ),
+        sa.PrimaryKeyConstraint("tenant_id", "day", "sku", name=op.f("pk_sales_daily_products")),
     )
     op.create_table(
         "sales_import_remarks",
@@ -250,9 +226,7 @@ def upgrade() -> None:
             name=op.f("fk_sales_import_remarks_tenant_id_import_id"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint(
-            "tenant_id", "import_id", "row_number", name=op.f("pk_sales_import_remarks")
-        ),
+        sa.PrimaryKeyConstraint("tenant_id", "import_id", "row_number", name=op.f("pk_sales_import_remarks")),
     )
     op.create_table(
         "sales_orders",
@@ -269,9 +243,7 @@ def upgrade() -> None:
             name=op.f("fk_sales_orders_tenant_id_customer"),
         ),
         _of_tenant("sales_orders"),
-        sa.PrimaryKeyConstraint(
-            "tenant_id", "placed_at", "number", name=op.f("pk_sales_orders")
-        ),
+        sa.PrimaryKeyConstraint("tenant_id", "placed_at", "number", name=op.f("pk_sales_orders")),
         postgresql_partition_by="RANGE (placed_at)",
     )
     op.create_index(
@@ -280,9 +252,7 @@ def upgrade() -> None:
         ["tenant_id", "customer", "placed_at"],
         unique=False,
     )
-    op.create_index(
-        "ix_sales_orders_number", "sales_orders", ["tenant_id", "number"], unique=False
-    )
+    op.create_index("ix_sales_orders_number", "sales_orders", ["tenant_id", "number"], unique=False)
     op.create_table(
         "sales_stock_alerts",
         rls.tenant_column(),

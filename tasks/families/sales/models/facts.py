@@ -70,7 +70,12 @@ class Product(TenantRow, Base):
     __tablename__ = "sales_products"
     __table_args__ = (
         ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
-        Index("ix_sales_products_low", "tenant_id", "sku", postgresql_where=text("stock < reorder_point")),
+        Index(
+            "ix_sales_products_low",
+            "tenant_id",
+            "sku",
+            postgresql_where=text("stock < reorder_point"),
+        ),
     )
 
     sku: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -90,7 +95,9 @@ class StockAlert(TenantRow, Base):
     __tablename__ = "sales_stock_alerts"
     __table_args__ = (
         ForeignKeyConstraint(
-            ["tenant_id", "sku"], ["sales_products.tenant_id", "sales_products.sku"], ondelete="CASCADE"
+            ["tenant_id", "sku"],
+            ["sales_products.tenant_id", "sales_products.sku"],
+            ondelete="CASCADE",
         ),
     )
 
@@ -118,7 +125,9 @@ class ImportRemark(TenantRow, Base):
     __tablename__ = "sales_import_remarks"
     __table_args__ = (
         ForeignKeyConstraint(
-            ["tenant_id", "import_id"], ["sales_imports.tenant_id", "sales_imports.id"], ondelete="CASCADE"
+            ["tenant_id", "import_id"],
+            ["sales_imports.tenant_id", "sales_imports.id"],
+            ondelete="CASCADE",
         ),
     )
 
@@ -136,7 +145,8 @@ class Order(TenantRow, Base):
     __table_args__ = (
         ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
         ForeignKeyConstraint(
-            ["tenant_id", "customer"], ["sales_customers.tenant_id", "sales_customers.reference"]
+            ["tenant_id", "customer"],
+            ["sales_customers.tenant_id", "sales_customers.reference"],
         ),
         Index("ix_sales_orders_number", "tenant_id", "number"),
         Index("ix_sales_orders_customer", "tenant_id", "customer", "placed_at"),

@@ -5,12 +5,22 @@ from __future__ import annotations
 from datetime import date, datetime
 from decimal import Decimal
 
-from sqlalchemy import BigInteger, Date, Double, ForeignKeyConstraint, Index, Integer, SmallInteger, Text
+from sqlalchemy import (
+    BigInteger,
+    Date,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    SmallInteger,
+    Text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from tasks.families.sales.models.facts import Amount
 from tenants.db import Base, TenantRow
 from tenants.models import Moment
+
 
 def _of_tenant() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE")
@@ -18,13 +28,17 @@ def _of_tenant() -> ForeignKeyConstraint:
 
 def _of_customer() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(
-        ["tenant_id", "customer"], ["sales_customers.tenant_id", "sales_customers.reference"], ondelete="CASCADE"
+        ["tenant_id", "customer"],
+        ["sales_customers.tenant_id", "sales_customers.reference"],
+        ondelete="CASCADE",
     )
 
 
 def _of_product() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(
-        ["tenant_id", "sku"], ["sales_products.tenant_id", "sales_products.sku"], ondelete="CASCADE"
+        ["tenant_id", "sku"],
+        ["sales_products.tenant_id", "sales_products.sku"],
+        ondelete="CASCADE",
     )
 
 
@@ -100,7 +114,10 @@ class CustomerSegment(TenantRow, Base):
     """A customer's recency, frequency and monetary value, their quintiles, and the segment they name."""
 
     __tablename__ = "sales_customer_segments"
-    __table_args__ = (_of_customer(), Index("ix_sales_customer_segments_segment", "tenant_id", "segment"))
+    __table_args__ = (
+        _of_customer(),
+        Index("ix_sales_customer_segments_segment", "tenant_id", "segment"),
+    )
 
     customer: Mapped[str] = mapped_column(Text, primary_key=True)
     recency_days: Mapped[int] = mapped_column(Integer)
