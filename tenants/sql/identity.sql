@@ -1,0 +1,71 @@
+-- What must be found before a tenant is known, and what is made for a tenant from outside it. Each function returns
+-- just what its caller needs; whose rows they are is decided by the argument, never by the session.
+
+CREATE OR REPLACE FUNCTION find_login(
+  p_slug text, p_email text,
+  OUT tenant_id uuid, OUT user_id uuid, OUT password_hash text, OUT role text, OUT suspended boolean
+) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+  SELECT t.id, u.id, u.password_hash, m.role, t.suspended_at IS NOT NULL
+  FROM public.tenants t
+  JOIN public.memberships m ON m.tenant_id = t.id
+  JOIN public.users u ON u.id = m.user_id
+  WHERE t.slug = p_slug AND u.email = p_email
+$$;
+REVOKE ALL ON FUNCTION find_login(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION find_login(text, text) TO tenantry_app;
+
+CREATE OR REPLACE FUNCTION find_session(
+  p_tenant uuid, p_session uuid,
+  OUT user_id uuid, OUT email text, OUT role text, OUT tenant_slug text, OUT expires_at timestamptz,
+  OUT revoked_at timestamptz, OUT suspended boolean
+) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+  SELECT u.id, u.email, m.role, t.slug, s.expires_at, s.revoked_at, t.suspended_at IS NOT NULL
+  FROM public.login_sessions s
+  JOIN public.tenants t ON t.id = s.tenant_id
+  JOIN public.memberships m ON m.tenant_id = s.tenant_id AND m.user_id = s.user_id
+  JOIN public.users u ON u.id = s.user_id
+  WHERE s.tenant_id = p_tenant AND s.id = p_session
+$$;
+REVOKE ALL ON FUNCTION find_session(uuid, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION find_session(uuid, uuid) TO tenantry_app;
+
+CREATE OR REPLACE FUNCTION find_api_key(
+  p_hash text,
+  OUT tenant_id uuid, OUT key_id uuid, OUT tenant_slug text, OUT scopes text[], OUT task_names text[],
+  OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT last_used_at timestamptz, OUT suspended boolean
+) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+  SELECT t.id, k.id, t.slug, k.scopes, k.task_names, k.expires_at, k.revoked_at, k.last_used_at,
+         t.suspended_at IS NOT NULL
+  FROM public.api_keys k
+  JOIN public.tenants t ON t.id = k.tenant_id
+  WHERE k.secret_hash = p_hash
+$$;
+REVOKE ALL ON FUNCTION find_api_key(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION find_api_key(text) TO tenantry_app;
+
+-- The person behind an address, made when there is none. A password is set once and never replaced here.
+CREATE OR REPLACE FUNCTION enroll_user(
+  p_id uuid, p_email text, p_hash text, OUT user_id uuid, OUT password_hash text
+) RETURNS SETOF record LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+  INSERT INTO public.users AS u (id, email, password_hash) VALUES (p_id, p_email, p_hash)
+  ON CONFLICT (email) DO UPDATE SET password_hash = coalesce(u.password_hash, excluded.password_hash)
+  RETURNING u.id, u.password_hash
+$$;
+REVOKE ALL ON FUNCTION enroll_user(uuid, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION enroll_user(uuid, text, text) TO tenantry_system;
+
+-- False when the slug is taken.
+CREATE OR REPLACE FUNCTION create_tenant(
+  p_id uuid, p_slug text, p_name text, p_timezone text, p_families text[]
+) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+BEGIN
+  INSERT INTO public.tenants (id, slug, name, timezone) VALUES (p_id, p_slug, p_name, p_timezone)
+  ON CONFLICT (slug) DO NOTHING;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  INSERT INTO public.tenant_families (tenant_id, family) SELECT p_id, unnest(p_families);
+  RETURN true;
+END $$;
+REVOKE ALL ON FUNCTION create_tenant(uuid, text, text, text, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION create_tenant(uuid, text, text, text, text[]) TO tenantry_system;
