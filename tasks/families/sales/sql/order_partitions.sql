@@ -23,7 +23,8 @@ BEGIN
     END IF;
     IF to_regclass('sales_orders' || v_suffix) IS NULL THEN
       FOREACH v_table IN ARRAY ARRAY['sales_orders', 'sales_order_lines'] LOOP
-        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING GENERATED)', v_table || v_suffix, v_table);
+        EXECUTE format('CREATE TABLE public.%I (LIKE %I INCLUDING DEFAULTS INCLUDING GENERATED)',
+                       v_table || v_suffix, v_table);
         SELECT string_agg(attname, ', ' ORDER BY attnum) INTO v_columns FROM pg_attribute
         WHERE attrelid = v_table::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
         EXECUTE format('INSERT INTO %I (%s) SELECT %s FROM %I WHERE placed_at >= %L AND placed_at < %L',
