@@ -24,8 +24,10 @@ CURRENT_TENANT = "nullif(current_setting('app.tenant_id', true), '')::uuid"
 
 _ENTER = text(
     "SELECT set_config('app.tenant_id', :tenant, true), set_config('application_name', :application, true),"
-    " set_config('transaction_read_only', :read_only, true)"
+    " set_config('transaction_read_only', :read_only, true),"
+    " set_config('idle_in_transaction_session_timeout', :idle, true)"
 )
+_IDLE_SECONDS = 30
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -66,6 +68,7 @@ def _enter(session: Session, transaction: SessionTransaction, connection: Connec
             "tenant": str(principal.tenant),
             "application": session.info.get("application", "tenantry"),
             "read_only": "on" if session.info.get("read_only") else "off",
+            "idle": f"{session.info.get('idle_seconds', _IDLE_SECONDS):.0f}s",
         },
     )
 
@@ -87,13 +90,17 @@ def notices(session: Session) -> list[object]:
     return found
 
 
-def open_session(engine: Engine, principal: Principal, *, application: str = "tenantry") -> TenantSession:
+def open_session(
+    engine: Engine, principal: Principal, *, application: str = "tenantry", idle_seconds: float = _IDLE_SECONDS
+) -> TenantSession:
     """A synchronous session inside the principal's tenant, for workers and commands.
 
     Args:
         application: the name PostgreSQL shows for the connection while the transaction is open.
+        idle_seconds: how long the transaction may stay idle before PostgreSQL ends it.
     """
-    return TenantSession(engine, info={"principal": principal, "application": application}, expire_on_commit=False)
+    info = {"principal": principal, "application": application, "idle_seconds": idle_seconds}
+    return TenantSession(engine, info=info, expire_on_commit=False)
 
 
 def sync_engine(address: str, *, pool_size: int = 2, application: str = "tenantry") -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -211,6 +212,12 @@ def load(**overrides: Any) -> Settings:
         name = "TENANTRY_" + "__".join(str(part) for part in first["loc"]).upper()
         plain = [plain for plain, path in PLAIN_NAMES.items() if path == first["loc"]]
         raise Misconfigured(f"{' or '.join([name, *plain])}: {first['msg']}") from None
+
+
+@cache
+def current() -> Settings:
+    """This process's settings, read once."""
+    return load()
 
 
 def _content(name: str, file: str) -> str:

@@ -162,6 +162,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("run_id", sa.UUID(), nullable=False),
         sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("token", sa.UUID(), nullable=False),
         sa.Column("confirmed", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("answer", postgresql.JSONB(), nullable=True),
         sa.Column("created_at", MOMENT, server_default=sa.text("clock_timestamp()"), nullable=False),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from uuid import UUID
 
-_FORMAT = struct.Struct("<BBHIqd16s16s8x")
+_FORMAT = struct.Struct("<BBHHHIqddd16s16s")
 _EMPTY = bytes(_FORMAT.size)
 
 
@@ -42,7 +42,10 @@ class Slot:
     Args:
         index: the slot's number.
         pid: the process that works on it.
+        task: the definition's place in the registry's order.
         started: monotonic seconds of the claim.
+        soft_seconds: when it is told to stop, after the claim.
+        hard_seconds: when it is killed, after the claim.
     """
 
     index: int
@@ -50,9 +53,14 @@ class Slot:
     tenant: UUID
     run: UUID
     fence: int
-    phase: Phase
-    reason: Reason
+    task: int
+    attempt: int
+    max_attempts: int
     started: float
+    soft_seconds: float
+    hard_seconds: float
+    phase: Phase = Phase.WORKING
+    reason: Reason = Reason.NONE
 
     def same(self, other: Slot | None) -> bool:
         """Whether the other is the same attempt."""
@@ -69,12 +77,24 @@ class Board:
     def __init__(self, slots: int) -> None:
         self._memory = mmap.mmap(-1, slots * _FORMAT.size)
         self._slots = slots
-        self.claims = 0
 
-    def enter(self, index: int, pid: int, tenant: UUID, run: UUID, fence: int, started: float) -> None:
-        """Note the attempt that this slot works on."""
-        values = _FORMAT.pack(Phase.WORKING, Reason.NONE, 0, pid, fence, started, tenant.bytes, run.bytes)
-        start = index * _FORMAT.size
+    def enter(self, slot: Slot) -> None:
+        """Note the attempt that a slot works on."""
+        values = _FORMAT.pack(
+            Phase.WORKING,
+            Reason.NONE,
+            slot.task,
+            min(slot.attempt, 0xFFFF),
+            min(slot.max_attempts, 0xFFFF),
+            slot.pid,
+            slot.fence,
+            slot.started,
+            slot.soft_seconds,
+            slot.hard_seconds,
+            slot.tenant.bytes,
+            slot.run.bytes,
+        )
+        start = slot.index * _FORMAT.size
         self._memory[start + 1 : start + _FORMAT.size] = values[1:]
         self._memory[start] = Phase.WORKING
 
@@ -95,12 +115,26 @@ class Board:
     def read(self, index: int) -> Slot | None:
         """The slot's attempt, or None where it is idle."""
         start = index * _FORMAT.size
-        phase, reason, _, pid, fence, started, tenant, run = _FORMAT.unpack(
+        phase, reason, task, attempt, most, pid, fence, started, soft, hard, tenant, run = _FORMAT.unpack(
             self._memory[start : start + _FORMAT.size]
         )
         if phase == Phase.IDLE:
             return None
-        return Slot(index, pid, UUID(bytes=tenant), UUID(bytes=run), fence, Phase(phase), Reason(reason), started)
+        return Slot(
+            index=index,
+            pid=pid,
+            tenant=UUID(bytes=tenant),
+            run=UUID(bytes=run),
+            fence=fence,
+            task=task,
+            attempt=attempt,
+            max_attempts=most,
+            started=started,
+            soft_seconds=soft,
+            hard_seconds=hard,
+            phase=Phase(phase),
+            reason=Reason(reason),
+        )
 
     def active(self) -> list[Slot]:
         """Every attempt at work."""

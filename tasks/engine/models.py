@@ -159,6 +159,8 @@ class Effect(TenantRow, Base):
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     run_id: Mapped[UUID] = mapped_column(Key)
     fence: Mapped[int] = mapped_column(BigInteger)
+    token: Mapped[UUID] = mapped_column(Key)
+    """The call that made the row."""
     confirmed: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     answer: Mapped[Any | None] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.clock_timestamp())

@@ -1,20 +1,19 @@
--- Before an outside call: the effect's row, committed. Returns what an earlier attempt left.
+-- Before an outside call: the effect's row, committed. Returns what an earlier call left, or that this one is the first:
+-- the row then carries this call's token, so that asking again after a lost answer is still the first.
 --   TN010 fenced
-CREATE OR REPLACE FUNCTION begin_effect(p_tenant uuid, p_run uuid, p_fence bigint, p_key text)
+CREATE OR REPLACE FUNCTION begin_effect(p_tenant uuid, p_run uuid, p_fence bigint, p_key text, p_token uuid)
 RETURNS TABLE (fresh boolean, confirmed boolean, answer jsonb) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
-DECLARE
-  v_fresh boolean;
 BEGIN
   PERFORM set_config('app.tenant_id', p_tenant::text, true);
-  INSERT INTO effects (tenant_id, key, run_id, fence) VALUES (p_tenant, p_key, p_run, p_fence)
+  INSERT INTO effects (tenant_id, key, run_id, fence, token) VALUES (p_tenant, p_key, p_run, p_fence, p_token)
   ON CONFLICT (tenant_id, key) DO NOTHING;
-  v_fresh := FOUND;
   PERFORM hold_lease(p_run, p_fence);
-  RETURN QUERY SELECT v_fresh, e.confirmed, e.answer FROM effects e WHERE e.tenant_id = p_tenant AND e.key = p_key;
+  RETURN QUERY SELECT e.token = p_token, e.confirmed, e.answer FROM effects e
+  WHERE e.tenant_id = p_tenant AND e.key = p_key;
 END $$;
-REVOKE ALL ON FUNCTION begin_effect(uuid, uuid, bigint, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION begin_effect(uuid, uuid, bigint, text) TO tenantry_app;
+REVOKE ALL ON FUNCTION begin_effect(uuid, uuid, bigint, text, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION begin_effect(uuid, uuid, bigint, text, uuid) TO tenantry_app;
 
 -- After it: the answer.
 CREATE OR REPLACE FUNCTION finish_effect(p_tenant uuid, p_run uuid, p_fence bigint, p_key text, p_answer jsonb)

@@ -71,3 +71,11 @@ CREATE OR REPLACE FUNCTION worker_seen(
 $$;
 REVOKE ALL ON FUNCTION worker_seen(text, text[], int, int, bigint, boolean, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION worker_seen(text, text[], int, int, bigint, boolean, boolean) TO tenantry_app;
+
+-- A worker process has stopped.
+CREATE OR REPLACE FUNCTION worker_gone(p_worker text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+  DELETE FROM workers WHERE name = p_worker
+$$;
+REVOKE ALL ON FUNCTION worker_gone(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION worker_gone(text) TO tenantry_app;

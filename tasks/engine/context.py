@@ -1,0 +1,326 @@
+"""What a task body holds: its run, its session, its steps, its effects, its progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import psycopg2
+import structlog
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from tasks.engine import effects, publish, runs
+from tasks.engine.board import Board, Phase, Reason
+from tasks.engine.ledger import SETTLE, Change, Ledger, Settlement, settle_values, settled, translated
+from tasks.engine.models import RunStep
+from tasks.engine.outcomes import Fail, Interrupted
+from tasks.registry import TaskDefinition
+from tenants import db, ids
+from tenants.context import ActorKind, Principal
+from tenants.settings import Settings
+
+T = TypeVar("T")
+_PROGRESS_SECONDS = 1.0
+_STREAM_SECONDS = 0.25
+_LONGEST_EXTENSION_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One claimed attempt of a run."""
+
+    tenant: UUID
+    run: UUID
+    fence: int
+    definition: TaskDefinition[Any]
+    queue: str
+    number: int
+    max_attempts: int
+    sequence: int
+    origin: UUID
+    claimed_at: datetime
+
+
+@dataclass(slots=True)
+class Desk:
+    """What one worker process works with."""
+
+    settings: Settings
+    ledger: Ledger
+    engine: Engine
+    board: Board
+    slot: Callable[[], int]
+    """The board's slot of the calling child or thread."""
+    send: Callable[[list[publish.Notice]], None]
+    """Publish best effort."""
+    system_engine: Engine | None = None
+    """The cross-tenant door, on a worker that serves operators."""
+
+
+@dataclass
+class RunContext:
+    """Handed to a task body as its first argument."""
+
+    attempt_held: Attempt
+    desk: Desk
+    _session: db.TenantSession | None = None
+    _pending: bool = False
+    _progress_saved: float = 0.0
+    _progress_sent: float = 0.0
+    _progress: publish.Progress | None = None
+    _after: list[publish.Notice] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._slot = self.desk.slot()
+        self.log = structlog.get_logger("tasks").bind(run=self.run_id, task=self.attempt_held.definition.name)
+
+    @property
+    def run_id(self) -> str:
+        """The run's outside id, `run_…`."""
+        return ids.show("run", self.attempt_held.run)
+
+    @property
+    def run(self) -> UUID:
+        """The run's id."""
+        return self.attempt_held.run
+
+    @property
+    def tenant(self) -> UUID:
+        """Whose run it is."""
+        return self.attempt_held.tenant
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self.attempt_held.number
+
+    @property
+    def now(self) -> datetime:
+        """The time of the claim, UTC, by the database's clock."""
+        return self.attempt_held.claimed_at
+
+    @property
+    def settings(self) -> Settings:
+        """The installation's settings."""
+        return self.desk.settings
+
+    @property
+    def session(self) -> Session:
+        """A session inside the tenant, opened at first use. It commits together with the run's SUCCEEDED."""
+        if self._session is None:
+            self._session = self._open()
+        return self._session
+
+    @property
+    def system(self) -> Engine:
+        """The cross-tenant door, for operators' tasks on an operators' worker.
+
+        Raises:
+            Fail: this worker has none.
+        """
+        if self.desk.system_engine is None:
+            raise Fail("This task runs on a worker that was started with DATABASE_SYSTEM_URL.")
+        return self.desk.system_engine
+
+    def step(self, name: str, work: Callable[[Session], T]) -> T:
+        """Do part of the work in a transaction of its own, once: a later attempt gets the stored value instead.
+
+        Args:
+            name: the step's name within the run.
+            work: gets a session; its JSON value is stored with the step's mark, in the same commit.
+
+        Raises:
+            Fenced: the attempt has been replaced; the step is rolled back.
+        """
+        self.checkpoint()
+        with self._open() as session:
+            done = session.get(RunStep, (self.tenant, self.run, name))
+            if done is not None:
+                return cast(T, done.value)
+            value = work(session)
+            session.add(
+                RunStep(
+                    tenant_id=self.tenant, run_id=self.run, step=name, value=value, fence=self.attempt_held.fence
+                )
+            )
+            session.flush()
+            with self.protected(), _own_errors():
+                session.execute(
+                    text("SELECT hold_lease(:run, :fence)"), {"run": self.run, "fence": self.attempt_held.fence}
+                )
+                session.commit()
+            self._after.extend(cast(list[publish.Notice], db.notices(session)))
+        self._flush()
+        return value
+
+    def effect(
+        self, key: str, call: Callable[[str], Any], *, look_up: Callable[[str], Any | None] | None = None
+    ) -> Any:
+        """Do something outside at most once for this run and all that repeat it under the same origin.
+
+        Args:
+            key: the effect's name within the run.
+            call: does it; gets the idempotency key to hand to the provider.
+            look_up: asks the provider whether an attempt that died in between had done it; None if it had not.
+
+        Returns:
+            The call's JSON answer, or the stored one.
+
+        Raises:
+            effects.Unconfirmed: an attempt died in between and nobody can tell whether it was done.
+        """
+        self.checkpoint()
+        held = self.attempt_held
+        door = effects.Door(self.desk.ledger, held.tenant, held.run, held.fence)
+        with self.protected():
+            return effects.once(door, f"{held.origin}:{key}", call, look_up)
+
+    def trigger(self, task_name: str, args: dict[str, Any] | None = None, **options: Any) -> str:
+        """Trigger another run in the session's transaction: both commit or neither. Returns its id.
+
+        Args:
+            task_name: full or bare name.
+            args: its arguments.
+            options: further fields of `runs.TriggerRequest`.
+        """
+        accepted = runs.trigger_within(self.session, runs.TriggerRequest(task_name, args or {}, **options))
+        return ids.show("run", accepted.run.id)
+
+    def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
+        """Say how far the run is. Cheap: a few a second are streamed, at most one a second is stored."""
+        held = self.attempt_held
+        self._progress = publish.Progress(
+            held.tenant, held.run, held.sequence, held.number, current, total, message
+        )
+        now = time.monotonic()
+        if now - self._progress_sent >= _STREAM_SECONDS:
+            self._progress_sent = now
+            self.desk.send([self._progress])
+        if now - self._progress_saved >= _PROGRESS_SECONDS:
+            self._progress_saved = now
+            self._save_progress()
+        self.checkpoint()
+
+    def extend(self, seconds: float) -> None:
+        """Move the deadline later, by at most an hour at once.
+
+        Raises:
+            Fenced: the attempt has been replaced.
+        """
+        held = self.attempt_held
+        by = timedelta(seconds=min(seconds, _LONGEST_EXTENSION_SECONDS))
+        self.desk.ledger.call("SELECT extend_run(%s, %s, %s, %s)", held.tenant, held.run, held.fence, by)
+
+    def checkpoint(self) -> None:
+        """A place where the run may be stopped.
+
+        Raises:
+            Interrupted: it was cancelled, is out of time, or was replaced.
+        """
+        slot = self.desk.board.read(self._slot)
+        if slot is not None and slot.reason is not Reason.NONE and slot.run == self.run:
+            raise Interrupted(slot.reason.name)
+
+    def interrupt(self) -> None:
+        """The soft signal: stop here, or at the end of the part that must not be torn."""
+        slot = self.desk.board.read(self._slot)
+        if slot is None or slot.run != self.run or slot.fence != self.attempt_held.fence:
+            return
+        if slot.phase is Phase.PROTECTED:
+            self._pending = True
+        elif slot.reason is not Reason.NONE:
+            raise Interrupted(slot.reason.name)
+
+    @contextmanager
+    def protected(self) -> Iterator[None]:
+        """A part that no soft signal interrupts."""
+        self.desk.board.protect(self._slot, True)
+        try:
+            yield
+        finally:
+            self.desk.board.protect(self._slot, False)
+        if self._pending:
+            self._pending = False
+            self.checkpoint()
+
+    def commit(self, settlement: Settlement) -> Change:
+        """Commit what the session holds together with the settlement, in one transaction.
+
+        Raises:
+            Fenced: the attempt has been replaced or its lease has expired; everything is rolled back.
+        """
+        held = self.attempt_held
+        step = timedelta(seconds=self.settings.engine.priority_step_seconds)
+        with _own_errors():
+            if self._session is None:
+                return self.desk.ledger.settle(held.tenant, held.run, held.fence, settlement)
+            self._session.flush()
+            row = (
+                self._session.connection()
+                .exec_driver_sql(SETTLE, settle_values(held.tenant, held.run, held.fence, settlement, step))
+                .one()
+            )
+            self._session.commit()
+        self._after.extend(cast(list[publish.Notice], db.notices(self._session)))
+        return settled(held.tenant, held.run, row)
+
+    def roll_back(self) -> None:
+        """Drop what the session holds."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def finish(self) -> list[publish.Notice]:
+        """The notices that the committed work left; saves the last progress."""
+        self.roll_back()
+        if self._progress is not None and self._progress_saved:
+            self._save_progress()
+        return self._after
+
+    def _open(self) -> db.TenantSession:
+        held = self.attempt_held
+        principal = Principal(held.tenant, ActorKind.RUN, self.run_id, frozenset({"*"}))
+        return db.open_session(
+            self.desk.engine,
+            principal,
+            application=f"{held.run}/{held.fence}",
+            idle_seconds=held.definition.hard_seconds,
+        )
+
+    def _flush(self) -> None:
+        if self._after:
+            self.desk.send(self._after)
+            self._after = []
+
+    def _save_progress(self) -> None:
+        progress = self._progress
+        assert progress is not None
+        try:
+            self.desk.ledger.call(
+                "SELECT save_progress(%s, %s, %s, %s, %s)",
+                progress.tenant,
+                progress.run,
+                progress.current,
+                progress.total,
+                progress.message,
+            )
+        except psycopg2.OperationalError:
+            self.log.warning("progress_not_saved")
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """SQLAlchemy's wrapper around an error that the engine's functions raise becomes the engine's own error."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg2.Error) and (own := translated(error.orig)) is not error.orig:
+            raise own from None
+        raise

@@ -1,0 +1,247 @@
+"""One attempt from message to settlement: verify the grant, claim, work, settle, tell."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import orjson
+import psycopg2
+import structlog
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import DBAPIError
+
+from tasks import registry
+from tasks.engine import grants, outcomes, retry
+from tasks.engine.board import Slot
+from tasks.engine.context import Attempt, Desk, RunContext
+from tasks.engine.grants import BadGrant, Grant
+from tasks.engine.ledger import Change, Claim, Settlement
+from tasks.engine.publish import Bell, Notice
+from tasks.engine.states import RunState
+from tenants import ids
+from tasks.registry import TaskDefinition
+
+log = structlog.get_logger(__name__)
+_LARGEST_RESULT = 1024 * 1024
+_LONGEST_MESSAGE = 2000
+_SETTLE_AGAIN_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_COMMITS = frozenset({RunState.SUCCEEDED, RunState.WAITING})
+_running: dict[int, RunContext] = {}
+"""The context at work in each of this process's slots, for the soft signal."""
+
+
+class Ending(Enum):
+    """How the attempt ended, for Celery's own bookkeeping."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RETRY = "retry"
+    IGNORE = "ignore"
+
+
+Finished = Callable[[Change, Settlement, list[Notice]], None]
+"""Tells the world what has been committed: result backend, stream, bell."""
+
+
+def perform(
+    desk: Desk, definition: TaskDefinition[Any], headers: dict[str, Any], worker: str, finished: Finished
+) -> tuple[Ending, Settlement | None]:
+    """Run one released attempt.
+
+    Args:
+        headers: the message's, with the grant.
+        worker: this worker's name.
+        finished: called once the attempt's settlement is committed.
+    """
+    try:
+        grant = grants.read(desk.settings.engine.grant_keys, headers.get(grants.HEADER))
+    except BadGrant:
+        return Ending.IGNORE, None
+    if grants.expired(grant):
+        log.info("grant_expired", run=ids.show("run", grant.run))
+        return Ending.IGNORE, None
+    claim = desk.ledger.claim(
+        grant.tenant, grant.run, grant.fence, definition.name, worker, definition.hard_seconds
+    )
+    if claim is None:
+        log.info("message_stale", run=ids.show("run", grant.run), fence=grant.fence)
+        return Ending.IGNORE, None
+    if claim.held:
+        desk.send([Bell(grant.queue, grant.tenant, cost=0.0)])
+        return Ending.IGNORE, None
+    return _attempt(desk, definition, grant, claim, finished)
+
+
+def interrupt() -> None:
+    """The soft signal has arrived in this process."""
+    for context in list(_running.values()):
+        context.interrupt()
+
+
+def _attempt(
+    desk: Desk, definition: TaskDefinition[Any], grant: Grant, claim: Claim, finished: Finished
+) -> tuple[Ending, Settlement | None]:
+    started = time.monotonic()
+    slot = desk.slot()
+    desk.board.enter(
+        Slot(
+            index=slot,
+            pid=os.getpid(),
+            tenant=grant.tenant,
+            run=grant.run,
+            fence=grant.fence,
+            task=list(registry.definitions()).index(definition.name),
+            attempt=claim.attempt,
+            max_attempts=claim.max_attempts,
+            started=started,
+            soft_seconds=definition.soft_seconds,
+            hard_seconds=definition.hard_seconds,
+        )
+    )
+    held = Attempt(
+        tenant=grant.tenant,
+        run=grant.run,
+        fence=grant.fence,
+        definition=definition,
+        queue=grant.queue,
+        number=claim.attempt,
+        max_attempts=claim.max_attempts,
+        sequence=claim.sequence,
+        origin=claim.origin,
+        claimed_at=claim.at,
+    )
+    context = RunContext(held, desk)
+    desk.send(
+        [Change(grant.tenant, grant.run, RunState.RUNNING, claim.sequence, claim.attempt, claim.at, grant.queue)]
+    )
+    with structlog.contextvars.bound_contextvars(run=context.run_id, task=definition.name, attempt=claim.attempt):
+        try:
+            _running[slot] = context
+            try:
+                settlement = _work(context, claim)
+                change = _settle(context, settlement)
+            except outcomes.Interrupted as interruption:
+                settlement = ended_by(interruption.reason, definition, claim.attempt, claim.max_attempts)
+                change = _settle(context, settlement)
+            finally:
+                _running.pop(slot, None)
+                desk.board.leave(slot)
+        except outcomes.Fenced as error:
+            context.roll_back()
+            log.warning("attempt_fenced", reason=str(error))
+            desk.send([Bell(grant.queue, grant.tenant, cost=time.monotonic() - started)])
+            return Ending.IGNORE, None
+        after = context.finish()
+        seconds = time.monotonic() - started
+        finished(change, settlement, [*after, change, Bell(grant.queue, grant.tenant, cost=seconds)])
+        log.info("attempt_ended", state=change.state, seconds=round(seconds, 4))
+    return _ending(change), settlement
+
+
+def ended_by(reason: str, definition: TaskDefinition[Any], attempt: int, max_attempts: int) -> Settlement:
+    """The settlement of an attempt that was stopped: cancelled, or out of time and retried by policy."""
+    if reason == "CANCELLED":
+        return Settlement(RunState.CANCELLED, note="cancelled while running")
+    seconds = definition.hard_seconds if reason == "HARD_LIMIT" else definition.soft_seconds
+    message = f"The attempt took longer than its time limit of {seconds:g} s."
+    error = {"type": "TimeLimitExceeded", "message": message, "retryable": attempt < max_attempts}
+    if attempt < max_attempts:
+        delay = retry.delay_seconds(definition.retry, attempt)
+        return Settlement(RunState.SCHEDULED, error=error, delay_seconds=delay, note=message)
+    return Settlement(RunState.TIMED_OUT, error=error, note=message)
+
+
+def _work(context: RunContext, claim: Claim) -> Settlement:
+    """Run the body, and say in a settlement how it ended."""
+    definition = context.attempt_held.definition
+    try:
+        args = definition.input.model_validate(claim.args)
+    except ValidationError as error:
+        return _failed(error, f"The stored arguments no longer fit the task: {error.error_count()} problems.")
+    try:
+        result = registry.bodies()[definition.name](context, args)
+        if isinstance(result, BaseModel):
+            result = result.model_dump(mode="json")
+        if len(orjson.dumps(result)) > _LARGEST_RESULT:
+            raise outcomes.Fail(f"The result is larger than {_LARGEST_RESULT} bytes: store it and return a reference.")
+        return Settlement(RunState.SUCCEEDED, result=result)
+    except outcomes.Cancel as outcome:
+        return Settlement(RunState.CANCELLED, note=outcome.reason)
+    except outcomes.Snooze as outcome:
+        return Settlement(RunState.SCHEDULED, delay_seconds=outcome.seconds, give_back=True, note=str(outcome))
+    except outcomes.WaitFor as outcome:
+        return Settlement(RunState.WAITING, event=outcome.event, note=str(outcome))
+    except outcomes.Fail as outcome:
+        return _failed(outcome, str(outcome))
+    except outcomes.RetryLater as outcome:
+        return _retried(context, outcome, outcome.after_seconds)
+    except outcomes.Fenced:
+        raise
+    except Exception as error:
+        log.warning("attempt_failed", exc_info=error)
+        return _retried(context, error, retry.delay_seconds(definition.retry, claim.attempt))
+
+
+def _settle(context: RunContext, settlement: Settlement) -> Change:
+    """Commit the session with the settlement where the outcome keeps it; any other outcome rolls back, settles alone."""
+    keeps = settlement.state in _COMMITS or settlement.give_back
+    if keeps:
+        try:
+            with context.protected():
+                return context.commit(settlement)
+        except DBAPIError as error:
+            log.warning("commit_failed", exc_info=error)
+            definition = context.attempt_held.definition
+            settlement = _retried(context, error, retry.delay_seconds(definition.retry, context.attempt))
+        except psycopg2.OperationalError:
+            log.warning("settle_delayed")
+    context.roll_back()
+    with context.protected():
+        return _settle_alone(context, settlement)
+
+
+def _settle_alone(context: RunContext, settlement: Settlement) -> Change:
+    """Settle without a session; a database that is away for a moment does not cost the attempt."""
+    for pause in _SETTLE_AGAIN_SECONDS:
+        try:
+            return context.commit(settlement)
+        except psycopg2.OperationalError:
+            time.sleep(pause)
+    return context.commit(settlement)
+
+
+def _failed(error: Exception, message: str) -> Settlement:
+    return Settlement(RunState.FAILED, error=_described(error, message, retryable=False), note=type(error).__name__)
+
+
+def _retried(context: RunContext, error: Exception, delay_seconds: float) -> Settlement:
+    last = context.attempt >= context.attempt_held.max_attempts
+    described = _described(error, str(error), retryable=True)
+    if last:
+        return Settlement(RunState.FAILED, error=described, note=type(error).__name__)
+    note = f"{type(error).__name__}; tried again in {delay_seconds:.1f} s"
+    return Settlement(RunState.SCHEDULED, error=described, delay_seconds=delay_seconds, note=note)
+
+
+def _described(error: Exception, message: str, *, retryable: bool) -> dict[str, Any]:
+    frames = "".join(traceback.format_exception(error))
+    return {
+        "type": type(error).__name__,
+        "message": message[:_LONGEST_MESSAGE],
+        "retryable": retryable,
+        "traceback": frames[-8 * _LONGEST_MESSAGE :],
+    }
+
+
+def _ending(change: Change) -> Ending:
+    state = RunState(change.state)
+    if state is RunState.SUCCEEDED:
+        return Ending.SUCCEEDED
+    if state in {RunState.FAILED, RunState.TIMED_OUT}:
+        return Ending.FAILED
+    return Ending.RETRY if state is RunState.SCHEDULED else Ending.IGNORE

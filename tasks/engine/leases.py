@@ -1,0 +1,251 @@
+"""The lease keeper: beside its children, a worker's parent renews their leases, watches their time, ends them if need be.
+
+Two threads: one talks to the database and may have to wait for it, the other never waits, so that time limits and the
+self-fence hold also while the database does not answer.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from uuid import UUID
+
+import psycopg2
+import structlog
+
+from tasks import registry
+from tasks.engine import execute
+from tasks.engine.board import Board, Phase, Reason, Slot
+from tasks.engine.ledger import Ledger
+from tasks.engine.outcomes import Fenced
+from tasks.engine.publish import Bell, Notice
+from tenants.settings import Engine
+
+log = structlog.get_logger(__name__)
+_WATCH_SECONDS = 0.1
+_CANCEL_GRACE_SECONDS = 5.0
+Holding = tuple[UUID, int]
+
+
+class Keeper:
+    """Keeps the leases of one worker process.
+
+    Args:
+        worker: the worker's name.
+        board: what its children do.
+        ledger: a connection of the keeper's own.
+        engine: the engine's settings.
+        queues: what the worker consumes, asked at every report.
+        slots: how many attempts it runs at once, asked at every report.
+        send: publish best effort.
+        kill: whether children are processes that can be signalled.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        board: Board,
+        ledger: Ledger,
+        engine: Engine,
+        *,
+        queues: Callable[[], list[str]],
+        slots: Callable[[], int],
+        send: Callable[[list[Notice]], None],
+        kill: bool,
+    ) -> None:
+        self._worker = worker
+        self._board = board
+        self._ledger = ledger
+        self._engine = engine
+        self._queues = queues
+        self._slots = slots
+        self._send = send
+        self._kill = kill
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._deaths: SimpleQueue[tuple[Slot, str]] = SimpleQueue()
+        self._renewed: dict[Holding, float] = {}
+        self._deadlines: dict[Holding, float] = {}
+        self._cancelled: dict[Holding, float] = {}
+        self._seen: set[Holding] = set()
+        self._claimed = False
+        self._started = True
+        self._threads = [
+            threading.Thread(target=self._talk, name="lease-keeper", daemon=True),
+            threading.Thread(target=self._watch, name="lease-watch", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Start both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop both threads and report the worker as gone."""
+        self._stopping.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join(timeout=2)
+        try:
+            self._ledger.call("SELECT worker_gone(%s)", self._worker)
+        except psycopg2.Error:
+            log.warning("farewell_not_sent")
+        self._ledger.close()
+
+    def child_died(self, pid: int, exitcode: int | None) -> None:
+        """A child process has ended; what it worked on is rescued at once."""
+        for slot in self._board.active():
+            if slot.pid == pid:
+                self._deaths.put((slot, _cause(exitcode)))
+                self._board.leave(slot.index)
+                self._wake.set()
+
+    def _talk(self) -> None:
+        """The database's side: renew, report, rescue."""
+        while not self._stopping.is_set():
+            try:
+                self._bury()
+                self._renew()
+                self._report()
+            except psycopg2.Error as error:
+                self._ledger.close()
+                log.warning("lease_keeper_waits", error=str(error).strip())
+            self._wake.wait(self._engine.renew_seconds)
+            self._wake.clear()
+
+    def _renew(self) -> None:
+        slots = self._board.active()
+        current = {(slot.run, slot.fence) for slot in slots}
+        self._claimed = bool(current - self._seen)
+        self._seen = current
+        if not slots:
+            return
+        asked = time.monotonic()
+        answers = self._ledger.renew(self._worker, [slot.run for slot in slots], [slot.fence for slot in slots])
+        for slot in slots:
+            verdict, cancel, seconds_left = answers[slot.run]
+            holding = (slot.run, slot.fence)
+            if verdict == "gone":
+                self._fence(slot)
+                continue
+            self._renewed[holding] = asked
+            if verdict == "renewed":
+                self._deadlines[holding] = asked + seconds_left
+            if cancel and holding not in self._cancelled:
+                self._cancelled[holding] = time.monotonic()
+                self._signal(slot, Reason.CANCELLED)
+        for kept in (self._renewed, self._deadlines, self._cancelled):
+            for holding in kept.keys() - current:
+                del kept[holding]
+
+    def _bury(self) -> None:
+        """Settle for the children that died: out of time, cancelled, or crashed."""
+        while True:
+            try:
+                slot, cause = self._deaths.get_nowait()
+            except Empty:
+                return
+            try:
+                self._settle_dead(slot, cause)
+            except psycopg2.OperationalError:
+                self._deaths.put((slot, cause))
+                raise
+
+    def _settle_dead(self, slot: Slot, cause: str) -> None:
+        definition = list(registry.definitions().values())[slot.task]
+        if slot.reason is Reason.FENCED:
+            return
+        if slot.reason in {Reason.CANCELLED, Reason.HARD_LIMIT}:
+            settlement = execute.ended_by(slot.reason.name, definition, slot.attempt, slot.max_attempts)
+            try:
+                self._ledger.call("SELECT end_backend(%s, %s)", slot.run, slot.fence)
+                change = self._ledger.settle(slot.tenant, slot.run, slot.fence, settlement)
+            except Fenced:
+                return
+        else:
+            crash = self._ledger.report_crash(slot.tenant, slot.run, slot.fence, cause)
+            if crash is None:
+                return
+            change = crash
+        log.warning("attempt_died", run=str(slot.run), cause=cause, state=change.state)
+        self._send([change, Bell(definition.queue, slot.tenant, cost=time.monotonic() - slot.started)])
+
+    def _report(self) -> None:
+        self._ledger.call(
+            "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s)",
+            self._worker,
+            self._queues(),
+            self._slots(),
+            len(self._seen),
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            self._claimed,
+            self._started,
+        )
+        self._started = False
+
+    def _watch(self) -> None:
+        """The clock's side: time limits, the end of a cancelled attempt's grace, the self-fence. Never waits."""
+        while not self._stopping.wait(_WATCH_SECONDS):
+            now = time.monotonic()
+            for slot in self._board.active():
+                self._watch_slot(slot, now)
+
+    def _watch_slot(self, slot: Slot, now: float) -> None:
+        holding = (slot.run, slot.fence)
+        if now - self._renewed.get(holding, slot.started) > self._engine.lease_seconds:
+            self._fence(slot)
+            return
+        deadline = self._deadlines.get(holding, slot.started + slot.hard_seconds)
+        if slot.reason is Reason.CANCELLED and now - self._cancelled.get(holding, now) > _CANCEL_GRACE_SECONDS:
+            self._end(slot, Reason.CANCELLED)
+        elif now > deadline:
+            self._end(slot, Reason.HARD_LIMIT)
+        elif slot.reason is Reason.NONE and now > deadline - (slot.hard_seconds - slot.soft_seconds):
+            self._signal(slot, Reason.SOFT_LIMIT)
+
+    def _signal(self, slot: Slot, reason: Reason) -> None:
+        """Tell the attempt to stop: the reason on the board, then the soft signal."""
+        if not slot.same(self._board.read(slot.index)):
+            return
+        self._board.give_reason(slot.index, reason)
+        if self._kill:
+            _kill(slot.pid, signal.SIGUSR1)
+
+    def _fence(self, slot: Slot) -> None:
+        """The lease is lost: nothing this attempt writes can be committed any more. Its own commit is left to end."""
+        current = self._board.read(slot.index)
+        if current is not None and slot.same(current) and (current.phase is Phase.WORKING or slot.reason is Reason.FENCED):
+            self._end(slot, Reason.FENCED)
+        elif current is not None and slot.same(current):
+            self._board.give_reason(slot.index, Reason.FENCED)
+
+    def _end(self, slot: Slot, reason: Reason) -> None:
+        """Kill the attempt's process, if it still works on it."""
+        if not slot.same(self._board.read(slot.index)):
+            return
+        self._board.give_reason(slot.index, reason)
+        log.warning("attempt_killed", run=str(slot.run), reason=reason.name)
+        if self._kill:
+            _kill(slot.pid, signal.SIGKILL)
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def _cause(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "lost: the process ended"
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        hint = " (often: out of memory)" if name == "SIGKILL" else ""
+        return f"signal: the process was ended by {name}{hint}"
+    return f"exit: the process ended with code {exitcode}"
