@@ -26,7 +26,7 @@ Kind = Literal["postgres", "redis"]
 
 _HOMES = Path("/var/lib/tenantry")
 _START_SECONDS = 30.0
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 2.0
 _POLL_SECONDS = 0.01
 _PORT_TRIES = 5
 _PREDECESSOR_SECONDS = 5.0
@@ -72,10 +72,10 @@ def start(
             stack.callback(shutil.rmtree, site.home, ignore_errors=True)
         addresses: dict[Kind, str] = {}
         running: list[Process] = []
+        stack.callback(process.stop_all, running, _STOP_SECONDS)
         for kind, begin in _STARTERS.items():
             if kind in kinds:
                 started, addresses[kind] = begin(site)
-                stack.callback(started.stop, _STOP_SECONDS)
                 running.append(started)
         yield Servers(addresses.get("postgres", ""), addresses.get("redis", ""), tuple(running))
 

@@ -7,7 +7,7 @@ import pwd
 import signal
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -79,7 +79,7 @@ class Process:
         if self._child.returncode is None and os.waitid(
             os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
         ):  # Not yet reaped, so the group's number can't have been given to anybody else.
-            self._kill_group()
+            self.kill()
             self._child.wait()
         return self._child.returncode
 
@@ -103,15 +103,17 @@ class Process:
         """Ask it to end, and kill its whole group when it hasn't after that time. Returns its exit status."""
         self.signal(self.command.stop_signal)
         if self.wait(seconds) is None:
-            self._kill_group()
+            self.kill()
         status = self._child.wait()
         if self.output is not None:
             self.output.close()
         return status
 
-    def _kill_group(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+    def kill(self) -> None:
+        """Kill its whole group, unless it was seen to have ended."""
+        if self._child.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
 
 def unprivileged() -> Account | None:
@@ -145,6 +147,17 @@ def run(command: Command) -> str:
         last = (output.strip() or "no output").splitlines()[-1]
         raise Misconfigured(f"{command.name} failed with status {status}: {last}")
     return output
+
+
+def stop_all(processes: Iterable[Process], seconds: float) -> None:
+    """Ask all to end at once, and kill the groups of those that haven't after that time."""
+    end = monotonic() + seconds
+    for process in (asked := list(processes)):
+        process.signal(process.command.stop_signal)
+    for process in asked:
+        process.wait(end - monotonic())
+        process.kill()
+        process.stop(0)
 
 
 def _spawn(command: Command) -> subprocess.Popen[bytes]:

@@ -1,0 +1,120 @@
+"""An installation on one machine: its addresses, its secrets, and which of them each process is told."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from api import state
+from tenants import settings
+from tenants.errors import Misconfigured
+from tenants.roles import Addresses
+from tenants.settings import Settings
+
+Part = Literal["migrate", "api", "worker", "operator", "beat", "command"]
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout, or the folder that the packages are installed in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """Where its parts meet."""
+
+    folder: Path
+    url: str
+    database: Addresses
+    redis_url: str
+
+    def environment(self, part: Part) -> dict[str, str]:
+        """The environment of one part: what this process has, and no secret that the part has no use for."""
+        given = {name: value for name, value in os.environ.items() if name not in _ADDRESSES}
+        secrets = {name: make(self.folder) for name, make in _SECRETS[part].items() if f"{name}_FILE" not in os.environ}
+        return {**self._defaults(), **secrets, **given, **self._addresses(part), "PYTHONPATH": str(ROOT)}
+
+    def save(self, pids: dict[str, int]) -> None:
+        """Write `state.json`."""
+        state.write(
+            self.folder,
+            state.ADDRESSES,
+            {
+                "url": self.url,
+                "database_url": self.database.app,
+                "database_system_url": self.database.system,
+                "database_owner_url": self.database.owner,
+                "redis_url": self.redis_url,
+                "supervisor": os.getpid(),
+                "pids": pids,
+            },
+        )
+
+    def _defaults(self) -> dict[str, str]:
+        return {
+            "TENANTRY_ENVIRONMENT": "development",
+            "TENANTRY_DIAGNOSTICS": "true",
+            "TENANTRY_LOG_JSON": "false",
+            "TENANTRY_STATE": str(self.folder),
+            "TENANTRY_STORAGE__URL": (self.folder / "objects").as_uri(),
+        }
+
+    def _addresses(self, part: Part) -> dict[str, str]:
+        every = {
+            "DATABASE_URL": self.database.app,
+            "DATABASE_SYSTEM_URL": self.database.system,
+            "DATABASE_OWNER_URL": self.database.owner,
+            "REDIS_URL": self.redis_url,
+        }
+        return {name: every[name] for name in _REACH[part]}
+
+
+def settle(folder: Path | None) -> Settings:
+    """The settings of the installation that a command is about: a folder's, or the environment's.
+
+    Args:
+        folder: the state folder; None for what the environment names, or else `TENANTRY_STATE`, or `.tenantry`.
+
+    Raises:
+        Misconfigured: there is no such installation.
+    """
+    if folder is None and os.environ.get("DATABASE_URL"):
+        return settings.load()
+    folder = (folder or Path(os.environ.get("TENANTRY_STATE", ".tenantry"))).absolute()
+    known = state.read(folder, state.ADDRESSES) if folder.is_dir() else {}
+    if not known:
+        raise Misconfigured(f"There is no installation in {folder}: run ./dev up first, or set DATABASE_URL.")
+    database = Addresses(known["database_url"], known["database_system_url"], known["database_owner_url"])
+    found = Installation(folder, known["url"], database, known["redis_url"])
+    os.environ.update(found.environment("command"))
+    return settings.load()
+
+
+def _ring(name: str) -> Callable[[Path], str]:
+    return lambda folder: json.dumps({"k1": state.secret(folder, name)})
+
+
+_GRANTS = {"TENANTRY_ENGINE__GRANT_KEYS": _ring("grant_key")}
+_CREDENTIALS: dict[str, Callable[[Path], str]] = {
+    "TENANTRY_AUTH__TOKEN_KEYS": _ring("token_key"),
+    "TENANTRY_AUTH__KEY_PEPPER": lambda folder: state.secret(folder, "key_pepper"),
+}
+_SECRETS: dict[Part, dict[str, Callable[[Path], str]]] = {
+    "migrate": {},
+    "api": _CREDENTIALS,
+    "worker": _GRANTS,
+    "operator": _GRANTS,
+    "beat": _GRANTS,
+    "command": {**_CREDENTIALS, **_GRANTS},
+}
+_REACH: dict[Part, tuple[str, ...]] = {
+    "migrate": ("DATABASE_OWNER_URL",),
+    "api": ("DATABASE_URL", "REDIS_URL"),
+    "worker": ("DATABASE_URL", "REDIS_URL"),
+    "operator": ("DATABASE_URL", "DATABASE_SYSTEM_URL", "REDIS_URL"),
+    "beat": ("DATABASE_SYSTEM_URL", "REDIS_URL"),
+    "command": ("DATABASE_URL", "DATABASE_SYSTEM_URL", "DATABASE_OWNER_URL", "REDIS_URL"),
+}
+_ADDRESSES = frozenset(_REACH["command"])
