@@ -27,7 +27,7 @@ Kind = Literal["postgres", "redis"]
 _HOMES = Path("/var/lib/tenantry")
 _START_SECONDS = 30.0
 _STOP_SECONDS = 2.0
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.02
 _PORT_TRIES = 5
 _PREDECESSOR_SECONDS = 5.0
 _IN_USE = b"Address already in use"
@@ -244,16 +244,17 @@ def _serve(site: _Site, command: Callable[[int], Command], probe: Callable[[int]
 def _await(server: Process, probe: Callable[[int], None], port: int) -> bool:
     """Whether the server answers, as soon as it does or has ended."""
     end = monotonic() + _START_SECONDS
-    while server.poll() is None:
+    while True:
+        sleep(_POLL_SECONDS)
+        if server.poll() is not None:
+            return False
         try:
             probe(port)
         except (psycopg2.OperationalError, redis.RedisError) as error:
             if monotonic() > end:
                 raise Unavailable(f"{server.command.name} does not answer: {error}") from None
-            sleep(_POLL_SECONDS)
         else:
             return True
-    return False
 
 
 def _bury(data: Path, pid_file: Path) -> None:
