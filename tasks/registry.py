@@ -84,11 +84,13 @@ class Family:
         name: the package's name.
         description: for people who choose what to switch on.
         tasks: its definitions.
+        available: whether this installation offers it at all.
     """
 
     name: str
     description: str
     tasks: tuple[TaskDefinition[Any], ...]
+    available: Callable[[], bool] = lambda: True
 
 
 _BODIES: dict[str, Callable[..., Any]] = {}
@@ -98,12 +100,12 @@ _BODIES: dict[str, Callable[..., Any]] = {}
 def families() -> Mapping[str, Family]:
     """All families of this installation by name."""
     package = importlib.import_module("tasks.families")
-    found = {
-        module.name: importlib.import_module(f"tasks.families.{module.name}").FAMILY
+    found: list[Family] = [
+        importlib.import_module(f"tasks.families.{module.name}").FAMILY
         for module in pkgutil.iter_modules(package.__path__)
         if module.ispkg
-    }
-    return MappingProxyType(dict(sorted(found.items())))
+    ]
+    return MappingProxyType({family.name: family for family in sorted(found, key=_name) if family.available()})
 
 
 @cache
@@ -174,6 +176,10 @@ def bodies() -> Mapping[str, Callable[..., Any]]:
     if missing := sorted(set(definitions()) - set(_BODIES)):
         raise LookupError(f"tasks without a body: {', '.join(missing)}")
     return MappingProxyType(_BODIES)
+
+
+def _name(family: Family) -> str:
+    return family.name
 
 
 def _unknown(name: str, visible: Mapping[str, TaskDefinition[Any]]) -> UnknownTask:

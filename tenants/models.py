@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Boolean, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Text, func, text
+from sqlalchemy import ARRAY, BigInteger, Boolean, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Text, func, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP, UUID as PgUUID
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -118,3 +118,12 @@ class RefusedMessage(Base):
     queue: Mapped[str] = mapped_column(Text)
     worker: Mapped[str] = mapped_column(Text)
     digest: Mapped[str] = mapped_column(Text)
+
+
+class RefusedCount(Base):
+    """How many messages have been refused for a reason, ever. Of no tenant."""
+
+    __tablename__ = "refused_counts"
+
+    reason: Mapped[str] = mapped_column(Text, primary_key=True)
+    total: Mapped[int] = mapped_column(BigInteger)

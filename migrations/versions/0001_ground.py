@@ -113,6 +113,12 @@ def upgrade() -> None:
         sa.Column("digest", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_refused_messages")),
     )
+    op.create_table(
+        "refused_counts",
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("reason", name=op.f("pk_refused_counts")),
+    )
     op.create_index(op.f("ix_refused_messages_at"), "refused_messages", ["at"], unique=False)
 
     rls.protect("tenants", column="id", grants="SELECT, UPDATE (name, timezone, paused, pause_note)")
@@ -124,6 +130,10 @@ def upgrade() -> None:
     op.execute("GRANT SELECT ON users TO tenantry_app")
     rls.force("refused_messages")
     rls.open_to_system("refused_messages", "SELECT")
+    rls.force("refused_counts")
+    rls.open_to_system("refused_counts", "SELECT")
+    op.execute("CREATE POLICY readable ON refused_counts FOR SELECT TO tenantry_app USING (true)")
+    op.execute("GRANT SELECT ON refused_counts TO tenantry_app")
     rls.open_to_system(
         "tenants", "SELECT (id, slug, name, timezone, plan, paused, suspended_at, created_at), UPDATE (suspended_at)"
     )
@@ -140,6 +150,7 @@ def downgrade() -> None:
     op.execute("DROP POLICY tenant ON users")
     for table in (
         "refused_messages",
+        "refused_counts",
         "api_keys",
         "login_sessions",
         "memberships",

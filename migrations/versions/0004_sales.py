@@ -45,7 +45,6 @@ def upgrade() -> None:
         "sales_customers",
         rls.tenant_column(),
         sa.Column("reference", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=True),
         sa.Column("country", sa.Text(), nullable=False),
         sa.Column("created_at", MOMENT, server_default=sa.text("now()"), nullable=False),
         _of_tenant("sales_customers"),

@@ -24,6 +24,7 @@ from tasks.engine.board import Board, Phase, Reason, Slot
 from tasks.engine.ledger import Ledger
 from tasks.engine.outcomes import Fenced
 from tasks.engine.publish import Bell, Notice
+from tasks.engine.refusals import Refusals
 from tenants.settings import Engine
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,7 @@ class Keeper:
         queues: what the worker consumes, asked at every report.
         slots: how many attempts it runs at once, asked at every report.
         send: publish best effort.
+        refusals: what the transport refused, to be reported.
         kill: whether children are processes that can be signalled.
     """
 
@@ -56,6 +58,7 @@ class Keeper:
         queues: Callable[[], list[str]],
         slots: Callable[[], int],
         send: Callable[[list[Notice]], None],
+        refusals: Refusals,
         kill: bool,
     ) -> None:
         self._worker = worker
@@ -65,6 +68,7 @@ class Keeper:
         self._queues = queues
         self._slots = slots
         self._send = send
+        self._refusals = refusals
         self._kill = kill
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -112,6 +116,7 @@ class Keeper:
                 self._bury()
                 self._renew()
                 self._report()
+                self._refusals.report(self._ledger, self._worker)
             except psycopg2.Error as error:
                 self._ledger.close()
                 log.warning("lease_keeper_waits", error=str(error).strip())

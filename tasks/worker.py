@@ -1,0 +1,348 @@
+"""The Celery app: one Celery task for each definition. The composition root of workers.
+
+`celery -A tasks.worker worker|beat|inspect|events|flower` work as Celery's documentation says; what a task does when it
+is called, in which order and how often, is the engine's.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import redis
+import structlog
+from celery import Celery, Task, bootsteps, signals
+from celery.exceptions import Ignore, Retry
+from celery.result import AsyncResult
+from kombu import Queue
+
+from tasks import registry
+from tasks.engine import execute, publish, results, runs, transport
+from tasks.engine.board import Board
+from tasks.engine.context import Desk
+from tasks.engine.execute import Ending
+from tasks.engine.leases import Keeper
+from tasks.engine.ledger import Change, Ledger, Settlement
+from tasks.engine.publish import Notice
+from tasks.engine.refusals import Refusals
+from tenants import db, log, roles, settings, system
+from tenants.errors import InvalidInput
+from tenants.settings import Settings
+
+logger = structlog.get_logger(__name__)
+_SLOTS = 1024
+_LONGEST_EXTENSION_SECONDS = 3600 + 30
+
+
+class RunTask(Task):  # type: ignore[misc]
+    """A definition as Celery sees it. Calling it directly makes a run, and only where a tenant is named."""
+
+    abstract = True
+
+    def apply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult:
+        """Trigger a run of this task; see `Tenantry.send_task`."""
+        return cast(Tenantry, self.app).send_task(self.name, args=args, kwargs=kwargs, **options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Execute one released attempt: called by Celery's tracer in a child, never by hand."""
+        request = self.request
+        if request.called_directly:
+            raise InvalidInput("Call a task through triggerBackgroundTask, .delay() or send_task: it then makes a run.")
+        bench = _bench()
+        ending, settlement = execute.perform(
+            bench.desk, registry.definition(self.name), _headers(request), str(request.hostname), bench.finished
+        )
+        error = settlement.error if settlement else None
+        if ending is Ending.FAILED:
+            raise results.RunError((error or {}).get("type", "RunError"))
+        if ending is Ending.RETRY:
+            raise Retry(str((error or {}).get("type", "later")), when=settlement.delay_seconds if settlement else 0)
+        if ending is Ending.IGNORE:
+            raise Ignore
+
+
+class Tenantry(Celery):  # type: ignore[misc]
+    """Celery, whose every way to send a task goes through the ledger."""
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        countdown: float | None = None,
+        eta: Any = None,
+        task_id: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> AsyncResult:
+        """Trigger a run.
+
+        Args:
+            name: a task's full or bare name.
+            args: values for the task's input in the order of its fields.
+            kwargs: the task's input by name.
+            countdown: seconds until it may start.
+            eta: when it may start.
+            headers: `tenant` names the tenant's slug; else TENANTRY_TENANT does.
+            options: `queue` and `priority` are honoured, the dispatcher decides the rest.
+
+        Raises:
+            InvalidInput: no tenant is named.
+        """
+        current = settings.current()
+        slug = (headers or {}).get("tenant") or current.tenant
+        if not slug:
+            raise InvalidInput(
+                "Every run belongs to a tenant: pass headers={'tenant': '<slug>'}, or set TENANTRY_TENANT for `celery call`."
+            )
+        definition = registry.resolve(name, registry.families().keys())
+        given = dict(zip(definition.input.model_fields, args or (), strict=False)) | dict(kwargs or {})
+        request = runs.TriggerRequest(
+            definition.name,
+            given,
+            idempotency_key=task_id,
+            priority=options.get("priority"),
+            delay_seconds=countdown,
+            eta=eta,
+            queue=options.get("queue"),
+        )
+        principal = system.acting(current, str(slug), "celery")
+        engine = db.sync_engine(current.database.url, pool_size=1)
+        try:
+            with db.open_session(engine, principal) as session:
+                accepted = runs.trigger_within(session, request)
+                session.commit()
+                notices = [notice for notice in db.notices(session) if isinstance(notice, Notice)]
+        finally:
+            engine.dispose()
+        _tell(current, current.redis.worker_url or current.redis.url, notices)
+        return self.AsyncResult(publish.ids.show("run", accepted.run.id))
+
+
+def create(current: Settings) -> Tenantry:
+    """The Celery app of an installation."""
+    made = Tenantry("tenantry", task_cls=RunTask, set_as_current=True)
+    made.conf.update(configuration(current))
+    for definition in registry.definitions().values():
+        made.task(
+            name=definition.name,
+            base=RunTask,
+            time_limit=definition.hard_seconds + _LONGEST_EXTENSION_SECONDS,
+            ignore_result=True,
+        )(_body)
+    made.steps["worker"].add(KeeperStep)
+    return made
+
+
+def configuration(current: Settings) -> dict[str, Any]:
+    """Celery's settings; the reasons stand in docs/decisions."""
+    address = current.redis.broker_url or current.redis.worker_url or current.redis.url
+    return {
+        "broker_url": address,
+        "broker_transport": "tasks.engine.transport:Transport",
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "socket_timeout": 5,
+            "socket_connect_timeout": 2,
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+            "visibility_timeout": 3600,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+        },
+        "result_backend": current.redis.result_url or address,
+        "result_backend_transport_options": {"socket_timeout": 1, "socket_connect_timeout": 1},
+        "redis_socket_timeout": 1.0,
+        "redis_socket_connect_timeout": 1.0,
+        "redis_retry_on_timeout": False,
+        "result_expires": int(current.redis.result_days * 86_400),
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "task_acks_late": False,
+        "task_ignore_result": True,
+        "task_create_missing_queues": False,
+        "task_default_queue": registry.queues()[0],
+        "task_queues": [Queue(name, routing_key=name) for name in registry.queues()],
+        "task_track_started": False,
+        "worker_disable_prefetch": True,
+        "worker_prefetch_multiplier": current.worker.prefetch_multiplier,
+        "worker_concurrency": current.worker.concurrency,
+        "worker_max_tasks_per_child": current.worker.max_tasks_per_child,
+        "worker_max_memory_per_child": current.worker.max_memory_per_child_kib,
+        "worker_hijack_root_logger": False,
+        "worker_soft_shutdown_timeout": current.worker.grace_seconds,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_send_task_events": True,
+        "beat_scheduler": "tasks.dispatcher:Scheduler",
+        "beat_max_loop_interval": 1,
+        "timezone": "UTC",
+    }
+
+
+def _body() -> None:
+    """Stands for every task: what is done stands in the family's bodies, and `RunTask.__call__` finds it."""
+
+
+class Bench:
+    """What this worker process works with: the board is shared with its children, the rest each opens for itself."""
+
+    def __init__(self, current: Settings) -> None:
+        self.settings = current
+        self.board = Board(_SLOTS)
+        self.refusals = Refusals()
+        self.keeper: Keeper | None = None
+        self._open()
+
+    def after_fork(self) -> None:
+        """In a child: drop what the parent holds open."""
+        self.desk.ledger.abandon()
+        self.desk.engine.dispose(close=False)
+        self._open()
+
+    def finished(self, change: Change, settlement: Settlement, notices: list[Notice]) -> None:
+        """Tell the result backend, the tenant's stream and the dispatcher, best effort, in one pipeline."""
+        pipeline = self.client.pipeline(transaction=False)
+        results.add(
+            pipeline, app.backend, change, settlement.result, settlement.error, self.settings.redis.result_days
+        )
+        publish.add(pipeline, notices, self.settings.redis.stream_length)
+        _execute(pipeline)
+
+    def send(self, notices: list[Notice]) -> None:
+        """Publish best effort."""
+        pipeline = self.client.pipeline(transaction=False)
+        publish.add(pipeline, notices, self.settings.redis.stream_length)
+        _execute(pipeline)
+
+    def _open(self) -> None:
+        database = self.settings.database
+        self.client = publish.connect(
+            self.settings.redis.worker_url or self.settings.redis.url,
+            timeout_seconds=self.settings.redis.timeout_seconds,
+        )
+        self.desk = Desk(
+            settings=self.settings,
+            ledger=Ledger(database.url, self.settings.engine, application="tenantry-worker"),
+            engine=db.sync_engine(database.url, pool_size=2, application="tenantry-worker"),
+            board=self.board,
+            slot=_slot,
+            send=self.send,
+            system_engine=db.sync_engine(database.system_url, pool_size=1) if database.system_url else None,
+        )
+
+
+class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the lease keeper beside the pool, and tells it of every child that ends."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, parent: Any) -> None:
+        """Start the keeper."""
+        bench = _bench()
+        current = bench.settings
+        self.keeper = bench.keeper = Keeper(
+            parent.hostname,
+            bench.board,
+            Ledger(current.database.url, current.engine, application="tenantry-keeper"),
+            current.engine,
+            queues=lambda: sorted(parent.app.amqp.queues.consume_from),
+            slots=lambda: int(parent.pool.num_processes),
+            send=bench.send,
+            refusals=bench.refusals,
+            kill="prefork" in type(parent.pool).__module__,
+        )
+        self.keeper.start()
+
+    def register_with_event_loop(self, parent: Any, hub: Any) -> None:
+        """Called again at every connection to the broker, after the pool has set its own handlers."""
+        pool = parent.pool._pool
+        before = pool.on_process_down
+
+        def on_process_down(process: Any) -> None:
+            self.keeper.child_died(process.pid, process.exitcode)
+            before(process)
+
+        pool.on_process_down = on_process_down
+
+    def stop(self, parent: Any) -> None:
+        """Stop the keeper."""
+        self.keeper.stop()
+
+
+_benches: list[Bench] = []
+_threads = threading.local()
+_free = list(range(_SLOTS))
+
+
+def _bench() -> Bench:
+    """This process's bench."""
+    if not _benches:
+        _benches.append(Bench(settings.current()))
+    return _benches[0]
+
+
+def _slot() -> int:
+    """The board's slot of the calling child process, or of the calling thread in a pool of threads."""
+    from billiard.process import current_process
+
+    index = getattr(current_process(), "index", None)
+    if index is not None:
+        return int(index)
+    if not hasattr(_threads, "slot"):
+        _threads.slot = _free.pop(0)
+    return int(_threads.slot)
+
+
+def _headers(request: Any) -> dict[str, Any]:
+    """The message's headers, as Celery hands them on."""
+    return dict(request.headers or {})
+
+
+def _tell(current: Settings, address: str, notices: list[Notice]) -> None:
+    client = publish.connect(address, timeout_seconds=current.redis.timeout_seconds)
+    pipeline = client.pipeline(transaction=False)
+    publish.add(pipeline, notices, current.redis.stream_length)
+    _execute(pipeline)
+    client.close()
+
+
+def _execute(pipeline: Any) -> None:
+    try:
+        pipeline.execute(raise_on_error=False)
+    except (redis.RedisError, OSError) as error:
+        logger.warning("notice_lost", error=type(error).__name__)
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: Any) -> None:
+    log.configure(settings.current())
+
+
+@signals.worker_init.connect
+def _start(**_: Any) -> None:
+    current = settings.current()
+    engine = db.sync_engine(current.database.url, pool_size=1)
+    with engine.connect() as connection:
+        roles.refuse_bypass(connection)
+    engine.dispose()
+    registry.bodies()
+    bench = _bench()
+    transport.arm(current.engine.grant_keys, bench.refusals.note)
+
+
+@signals.worker_process_init.connect
+def _start_child(**_: Any) -> None:
+    random.seed()
+    _bench().after_fork()
+    signal.signal(signal.SIGUSR1, lambda number, frame: execute.interrupt())
+
+
+app = create(settings.current())
