@@ -151,7 +151,7 @@ def _commands(installation: Installation) -> Iterator[Command]:
 def _command(installation: Installation, part: Part, *arguments: str) -> Command:
     # SIGTERM means Celery's soft shutdown: running tasks are told, and what is left is released for other workers.
     environment = {**installation.environment(part), "REMAP_SIGTERM": "SIGQUIT", "PYTHONUNBUFFERED": "1"}
-    return Command(part, (sys.executable, *arguments), environment, folder=Path.cwd())
+    return Command(part, (sys.executable, "-P", *arguments), environment, folder=Path.cwd())
 
 
 def _answers(url: str) -> bool:

@@ -21,7 +21,7 @@ PYTHON = VENV / "bin" / "python"
 _AT_ONCE = 4
 _PIP_FLOOR = (22, 3)
 _SCRIPT = """#!/bin/sh
-exec "$(dirname "$0")/python" -m api.cli "$@"
+exec "$(dirname "$0")/python" -P -m api.cli "$@"
 """
 
 
@@ -79,7 +79,7 @@ def _install(pip: list[str], lock: str) -> None:
     options = ["--quiet", "--require-hashes", "--no-deps", "--no-compile", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory() as folder:
         running = []
-        for share in range(_AT_ONCE):
+        for share in range(min(_AT_ONCE, len(packages))):
             part = Path(folder, f"{share}.lock")
             part.write_text("\n".join(packages[share::_AT_ONCE]) + "\n", encoding="utf-8")
             running.append(subprocess.Popen([*pip, "install", *options, "--requirement", str(part)]))
