@@ -16,10 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tasks import registry
-from tasks.engine import pages, switches
+from tasks.engine import switches
 from tasks.engine.ledger import Change
 from tasks.engine.models import Run, RunEvent, RunLease, RunProgress
-from tasks.engine.pages import Page
 from tasks.engine.publish import Bell
 from tasks.engine.states import TERMINAL, RunState
 from tenants import context, db, ids, settings
@@ -35,6 +34,7 @@ from tenants.errors import (
     TenantSuspended,
     UnknownTask,
 )
+from tenants.pages import Page
 
 _TRIGGER = text("SELECT * FROM trigger_runs(:tenant, :kind, :actor, CAST(:runs AS jsonb), :kept, :step)")
 _LONGEST_DELAY = timedelta(days=366)
