@@ -21,7 +21,7 @@ from tasks.engine.ledger import Change
 from tasks.engine.models import Run, RunEvent, RunLease, RunProgress
 from tasks.engine.publish import Bell
 from tasks.engine.states import TERMINAL, RunState
-from tenants import context, db, ids, settings
+from tenants import context, db, ids, pages, settings
 from tenants.context import ActorKind
 from tenants.errors import (
     AmbiguousTask,
