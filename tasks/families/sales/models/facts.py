@@ -59,7 +59,6 @@ class Customer(TenantRow, Base):
 
     reference: Mapped[str] = mapped_column(Text, primary_key=True)
     """The customer's number in the shop."""
-    name: Mapped[str | None] = mapped_column(Text)
     country: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
 

@@ -9,67 +9,17 @@ from __future__ import annotations
 from datetime import date, datetime
 from decimal import Decimal
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from tasks.families.sales.service import money, periods, preferences, rollups
+from tasks.families.sales.service import figures, money, periods, preferences, rollups
 
 DEFAULT_DAYS = 30
 WARM_DAYS = (7, DEFAULT_DAYS, 90)
 """The windows that people look at most: what the cache is warmed with."""
-TOP_PRODUCTS = 10
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Figures(_Part):
-    """What was sold: amounts in the tenant's currency; revenue is before cancellations."""
-
-    revenue: Decimal
-    cancelled: Decimal
-    orders: int
-    units: int
-
-
-class DayFigures(Figures):
-    """One day; days without orders are there, with zeros."""
-
-    day: date
-    new_customers: int
-    returning_customers: int
-
-
-class CountryFigures(Figures):
-    """One country over the whole window."""
-
-    country: str
-
-
-class ProductFigures(Figures):
-    """One product over the whole window."""
-
-    sku: str
-    description: str
-
-
-class HourFigures(Figures):
-    """One hour in which something happened."""
-
-    hour: datetime
-
-
-class SegmentFigures(_Part):
-    """The customers of one segment."""
-
-    segment: str
-    customers: int
-    monetary: Decimal
-
-
-class Dashboard(_Part):
+class Dashboard(figures.Part):
     """All figures of one window of days.
 
     `by_country` and `top_products` begin with the greatest revenue; `hourly` has the 48 hours before the refresh.
@@ -80,14 +30,14 @@ class Dashboard(_Part):
     last_day: date
     as_of: datetime | None
     refreshed_at: datetime | None
-    totals: Figures
+    totals: figures.Figures
     new_customers: int
     returning_customers: int
-    by_day: list[DayFigures]
-    by_country: list[CountryFigures]
-    top_products: list[ProductFigures]
-    hourly: list[HourFigures]
-    segments: list[SegmentFigures]
+    by_day: list[figures.Day]
+    by_country: list[figures.Country]
+    top_products: list[figures.Product]
+    hourly: list[figures.Hour]
+    segments: list[figures.Segment]
     low_stock: int
 
     @property
@@ -100,6 +50,11 @@ def version(session: Session) -> str:
     """Changes with every refresh: names what a cached answer was read from."""
     found = rollups.refreshed_at(session)
     return found.isoformat() if found else "never"
+
+
+def cache_name(version: str, days: int, as_of: datetime | None) -> str:
+    """What an answer is kept under: another refresh, window or moment is another answer."""
+    return f"dashboard:{days}:{as_of.isoformat() if as_of else 'last'}:{version}"
 
 
 def read(session: Session, *, days: int = DEFAULT_DAYS, as_of: datetime | None = None) -> Dashboard:
@@ -124,7 +79,7 @@ def read_text(session: Session, *, days: int = DEFAULT_DAYS, as_of: datetime | N
             "first": window.first,
             "last": window.last,
             "currency": preferences.read(session).currency,
-            "top": TOP_PRODUCTS,
+            "top": figures.TOP_PRODUCTS,
         },
     ).scalar_one()
     return found
@@ -166,7 +121,7 @@ _READ = text(f"""
         'by_day', (SELECT jsonb_agg(jsonb_build_object(
             'day', day, 'revenue', revenue::text, 'cancelled', cancelled::text, 'orders', orders, 'units', units,
             'new_customers', new_customers, 'returning_customers', returning_customers) ORDER BY day) FROM days),
-        'by_country', (SELECT coalesce(jsonb_agg(c ORDER BY c.revenue::numeric DESC, c.country), '[]') FROM countries c),
+        'by_country', (SELECT coalesce(jsonb_agg(c ORDER BY c.revenue::numeric DESC, country), '[]') FROM countries c),
         'top_products', (SELECT coalesce(jsonb_agg(p ORDER BY p.revenue::numeric DESC, p.sku), '[]') FROM products p),
         'hourly', (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'hour', hour, 'revenue', revenue::text, 'cancelled', cancelled::text, 'orders', orders, 'units', units)

@@ -129,9 +129,12 @@ def load(session: Session, import_id: UUID, batch: Batch) -> dict[str, int]:
 
 def finish(session: Session, import_id: UUID) -> None:
     """Note that the whole file has been read."""
-    session.execute(
-        update(OrderImport).where(OrderImport.id == import_id).values(finished_at=func.clock_timestamp())
-    )
+    session.execute(update(OrderImport).where(OrderImport.id == import_id).values(finished_at=func.clock_timestamp()))
+
+
+def show_id(import_id: UUID) -> str:
+    """The import's outside id, `imp_…`."""
+    return ids.show("imp", import_id)
 
 
 def _check_rows(first: int, rows: list[dict[str, str]], zone: ZoneInfo, now: datetime) -> Batch:

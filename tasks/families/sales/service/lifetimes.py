@@ -35,7 +35,9 @@ def estimate(session: Session, as_of: datetime) -> Select[Any]:
         _years(customers.c.last_at - customers.c.first_at).label("last_age"),
     ).subquery()
     overall = func.nullif(func.sum(known.c.repeats).over(), 0) / func.sum(known.c.age).over()
-    active = case((known.c.repeats == 0, 1.0), else_=func.power(func.least(known.c.last_age / known.c.age, 1), known.c.repeats))
+    active = case(
+        (known.c.repeats == 0, 1.0), else_=func.power(func.least(known.c.last_age / known.c.age, 1), known.c.repeats)
+    )
     rated = select(
         known.c.customer,
         known.c.orders,

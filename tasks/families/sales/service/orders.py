@@ -66,9 +66,9 @@ _LINES = text("""
 """)
 
 
-def months(lines: Iterable[Line]) -> set[datetime]:
-    """The first moments of the months, in UTC, in which the lines' orders were placed."""
-    return {line.placed_at.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0) for line in lines}
+def months(moments: Iterable[datetime]) -> set[datetime]:
+    """The first moments of the months, in UTC, that moments fall into."""
+    return {moment.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0) for moment in moments}
 
 
 def open_months(session: Session, starts: Collection[datetime]) -> int:

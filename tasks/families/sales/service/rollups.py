@@ -74,6 +74,7 @@ def refresh(session: Session, views: tuple[View, ...], as_of: datetime) -> Itera
         views: in the order of `ALL`, so that two refreshes never wait for each other crosswise.
         as_of: orders placed before this moment count.
     """
+    measures.prepare(session)
     for view in views:
         yield view, _replace(session, view, as_of)
 

@@ -61,7 +61,9 @@ def quintile(value: ColumnElement[Any]) -> ColumnElement[int]:
     return 1 + (rank - 1) * 5 // func.count().over()
 
 
-def name(recency: ColumnElement[int], frequency: ColumnElement[int], monetary: ColumnElement[int]) -> ColumnElement[str]:
+def name(
+    recency: ColumnElement[int], frequency: ColumnElement[int], monetary: ColumnElement[int]
+) -> ColumnElement[str]:
     """The segment that three scores name."""
     worth = (frequency + monetary + 1) // 2
     return case(
