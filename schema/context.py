@@ -1,0 +1,106 @@
+"""What a resolver may know of its request: the caller, the way to data, the batches, the live updates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import strawberry
+
+from schema.loaders import Loaders
+from tenants.context import Principal, Scope
+from tenants.errors import Unauthenticated
+from tenants.settings import Settings
+
+if TYPE_CHECKING:
+    from tasks.engine.streams import Hub
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Context:
+    """One request, or one socket.
+
+    Args:
+        request_id: names the request in logs and in masked errors.
+        settings: of this installation.
+        scope: the caller's way to data; None for a caller without a credential.
+        suspended: whether the caller's tenant is suspended: it may read and change nothing.
+        hub: the live updates of this process.
+        ended: fails when an open stream over HTTP must end, with the reason; None on a socket.
+        refusal: why the credential was refused, where one was sent.
+    """
+
+    request_id: str
+    settings: Settings
+    hub: Hub
+    scope: Scope | None = None
+    suspended: bool = False
+    ended: asyncio.Future[None] | None = None
+    refusal: Unauthenticated | None = None
+    connection_params: dict[str, object] | None = None
+    loaders: Loaders = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.loaders = Loaders(self)
+
+    @property
+    def caller(self) -> Principal:
+        """Who is asking.
+
+        Raises:
+            Unauthenticated: nobody who could be verified.
+        """
+        return self.data.principal
+
+    @property
+    def data(self) -> Scope:
+        """The caller's way to data.
+
+        Raises:
+            Unauthenticated: nobody who could be verified.
+        """
+        if self.scope is None:
+            raise self.refusal or Unauthenticated
+        return self.scope
+
+    async def live(self, updates: AsyncIterator[T]) -> AsyncIterator[T]:
+        """The updates for as long as the credential stands and this process serves.
+
+        Raises:
+            Unauthenticated, Unavailable: why they ended early.
+        """
+        if self.ended is None:  # A socket: whoever serves it closes it.
+            async for update in updates:
+                yield update
+            return
+        while True:
+            upcoming = asyncio.ensure_future(anext(updates, _OVER))
+            try:
+                await asyncio.wait({upcoming, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+                if self.ended.done():
+                    self.ended.result()
+                found = upcoming.result()
+            finally:
+                await _stop(upcoming)
+            if isinstance(found, _Over):
+                return
+            yield found
+
+
+class _Over:
+    """The end of the updates."""
+
+
+_OVER = _Over()
+
+Info: TypeAlias = strawberry.Info[Context, None]
+
+
+async def _stop(task: asyncio.Future[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})

@@ -1,0 +1,112 @@
+"""API keys: made, listed, revoked."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import strawberry
+
+from schema import later, paging, permissions
+from schema.context import Info
+from schema.errors import AS_PROBLEM
+from schema.paging import Connection
+from schema.problems import Node, Problem
+from tenants import ids, keys, models
+from tenants.errors import NotFound
+
+
+@strawberry.type
+class ApiKey(Node):
+    name: str
+    prefix: str
+    scopes: list[str]
+    task_names: list[str] | None
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+@strawberry.input
+class CreateApiKeyInput:
+    name: str
+    scopes: list[str]
+    task_names: list[str] | None = None
+    expires_at: datetime | None = None
+
+
+@strawberry.type(description="secret is shown this once and never again.")
+class CreateApiKeyPayload:
+    success: bool
+    message: str
+    api_key: ApiKey | None = None
+    secret: str | None = None
+    problem: Problem | None = None
+
+
+@strawberry.type
+class ApiKeyPayload:
+    success: bool
+    message: str
+    api_key: ApiKey | None = None
+    problem: Problem | None = None
+
+
+@strawberry.type
+class Query:
+    @strawberry.field(extensions=[permissions.KEYS_MANAGE], description="Newest first.")
+    async def api_keys(self, info: Info, first: int | None = None, after: str | None = None) -> Connection[ApiKey]:
+        page = await info.context.data.read(keys.page, first=first, after=after)
+        return Connection(**paging.parts(page, show))
+
+
+@strawberry.type
+class Mutation:
+    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.KEYS_CHANGE])
+    async def create_api_key(self, info: Info, input: CreateApiKeyInput) -> CreateApiKeyPayload:
+        created = await info.context.data.write(
+            keys.create,
+            info.context.settings.auth.key_pepper,
+            name=input.name,
+            scopes=input.scopes,
+            task_names=input.task_names,
+            expires_at=input.expires_at,
+        )
+        return CreateApiKeyPayload(
+            success=True,
+            message=f"Keep the secret of {created.key.name} now: it is not shown again.",
+            api_key=show(created.key),
+            secret=created.secret,
+        )
+
+    rotate_api_key: CreateApiKeyPayload = later.field(
+        permissions.KEYS_CHANGE, id=strawberry.ID, overlap_seconds=(int | None, 3600)
+    )
+
+    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.KEYS_CHANGE])
+    async def revoke_api_key(self, info: Info, id: strawberry.ID) -> ApiKeyPayload:
+        row = await info.context.data.write(keys.revoke, ids.read("key", id))
+        return ApiKeyPayload(success=True, message=f"{row.name} is revoked.", api_key=show(row))
+
+
+async def find(info: Info, id: str) -> ApiKey | None:
+    """The caller's tenant's key with this id; None for any other id."""
+    try:
+        return show(await info.context.data.read(keys.get, ids.read("key", id)))
+    except NotFound:
+        return None
+
+
+def show(row: models.ApiKey) -> ApiKey:
+    """A row as clients see it."""
+    return ApiKey(
+        id=strawberry.ID(ids.show("key", row.id)),
+        name=row.name,
+        prefix=row.prefix,
+        scopes=row.scopes,
+        task_names=row.task_names,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+        revoked_at=row.revoked_at,
+    )

@@ -1,0 +1,105 @@
+"""Who may ask for what: named rules, of which every root field carries one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from strawberry.extensions.field_extension import FieldExtension
+
+from schema.context import Info
+from tenants.context import ActorKind, Principal, Role
+from tenants.errors import Forbidden, TenantSuspended
+
+
+class Rule(FieldExtension):
+    """A condition on the caller that is checked before a field's resolver runs.
+
+    Args:
+        name: the rule as the printed matrix shows it.
+        scope: the scope the caller must hold; None for anyone who is signed in.
+        changes: whether the field changes something, which a suspended tenant may not.
+    """
+
+    def __init__(self, name: str, scope: str | None = None, *, changes: bool = False) -> None:
+        self.name = name
+        self.scope = scope
+        self.changes = changes
+
+    def check(self, info: Info) -> None:
+        """
+        Raises:
+            Unauthenticated: nobody is signed in.
+            Forbidden: the caller lacks the scope.
+            TenantSuspended: the field changes something and the caller's tenant is suspended.
+        """
+        caller = info.context.caller
+        if self.scope is not None:
+            caller.require(self.scope)
+        if self.changes and info.context.suspended:
+            raise TenantSuspended
+
+    def resolve(self, next_: Callable[..., Any], source: Any, info: Info, **arguments: Any) -> Any:
+        self.check(info)
+        return next_(source, info, **arguments)
+
+    async def resolve_async(
+        self, next_: Callable[..., Awaitable[Any]], source: Any, info: Info, **arguments: Any
+    ) -> Any:
+        self.check(info)
+        return await next_(source, info, **arguments)
+
+
+class OperatorRule(Rule):
+    """Only keys of the operators' own tenant."""
+
+    def check(self, info: Info) -> None:
+        super().check(info)
+        if info.context.caller.kind is not ActorKind.OPERATOR:
+            raise Forbidden("Only operators may do this.")
+
+
+class Hidden(FieldExtension):
+    """A field that reads as null for callers whom the condition does not admit.
+
+    Args:
+        name: the rule as the printed matrix shows it.
+        admits: the condition.
+    """
+
+    def __init__(self, name: str, admits: Callable[[Principal], bool]) -> None:
+        self.name = name
+        self._admits = admits
+
+    def resolve(self, next_: Callable[..., Any], source: Any, info: Info, **arguments: Any) -> Any:
+        return next_(source, info, **arguments) if self._admits(info.context.caller) else None
+
+
+def administers(caller: Principal) -> bool:
+    """Whether the caller is an operator, an owner or an administrator, or a key that may do everything."""
+    return caller.kind is ActorKind.OPERATOR or caller.role in {Role.OWNER, Role.ADMIN} or "*" in caller.scopes
+
+
+SIGNED_IN = Rule("signed in")
+RUNS_READ = Rule("runs:read", "runs:read")
+RUNS_WRITE = Rule("runs:write", "runs:write", changes=True)
+TASKS_TRIGGER = Rule("runs:write or <family>:write, task by task", changes=True)
+SCHEDULES_READ = Rule("schedules:read", "schedules:read")
+SCHEDULES_WRITE = Rule("schedules:write", "schedules:write", changes=True)
+KEYS_MANAGE = Rule("keys:manage", "keys:manage")
+KEYS_CHANGE = Rule("keys:manage", "keys:manage", changes=True)
+LIMITS_WRITE = Rule("limits:write", "limits:write", changes=True)
+TENANT_READ = Rule("tenant:read", "tenant:read")
+TENANT_WRITE = Rule("tenant:write", "tenant:write", changes=True)
+AUDIT_READ = Rule("audit:read", "audit:read")
+ADMINS = Hidden("owners, administrators and operators", administers)
+
+
+def family_read(family: str) -> Rule:
+    """The rule of a family's queries. Call it once for each family."""
+    return Rule(f"{family}:read", f"{family}:read")
+
+
+def family_write(family: str) -> Rule:
+    """The rule of a family's mutations. Call it once for each family."""
+    return Rule(f"{family}:write", f"{family}:write", changes=True)

@@ -1,0 +1,119 @@
+"""The root of the graph, put together from what each module brings, and the schema's export."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from typing import Any
+
+import strawberry
+from graphql import (
+    GraphQLInputObjectType,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    GraphQLSchema,
+    Undefined,
+    lexicographic_sort_schema,
+    print_schema,
+)
+from strawberry.schema.config import StrawberryConfig
+
+import schema.families
+from schema import (
+    catalogue,
+    dead_letters,
+    guards,
+    keys,
+    limits,
+    operations,
+    permissions,
+    problems,
+    runs,
+    schedules,
+    tenants,
+    triggers,
+    updates,
+)
+from schema.context import Info
+from schema.errors import Masked
+from schema.problems import Node
+from schema.scalars import SCALARS
+
+_MODULES = (runs, dead_letters, catalogue, schedules, keys, limits, operations, tenants, triggers)
+
+
+@strawberry.type(name="Query")
+class _NodeQuery:
+    @strawberry.field(extensions=[permissions.SIGNED_IN], description="Any object of the caller's tenant by its id.")
+    async def node(self, info: Info, id: strawberry.ID) -> Node | None:
+        kind, _, name = id.partition("_")
+        match kind:
+            case "run" if info.context.caller.may("runs:read"):
+                return await runs.find(info, id)
+            case "task":
+                return await catalogue.find_task(info, name)
+            case "fam":
+                return await catalogue.find_family(info, name)
+            case "key" if info.context.caller.may("keys:manage"):
+                return await keys.find(info, id)
+            case "ten":
+                tenant = await tenants.read_tenant(info)
+                return tenant if tenant.id == id else None
+        return None
+
+
+@cache
+def build(*, introspection: bool = True) -> strawberry.Schema:
+    """The schema with every production extension.
+
+    Args:
+        introspection: whether clients may read the schema from the service, and are told of names that are near.
+    """
+    families = _families()
+    query = _merge("Query", _NodeQuery, *_parts("Query", *_MODULES, *families))
+    mutation = _merge("Mutation", *_parts("Mutation", *_MODULES, *families))
+    built = strawberry.Schema(
+        query=query,
+        mutation=mutation,
+        subscription=updates.Subscription,
+        types=problems.TYPES,
+        extensions=[Masked, *guards.extensions(introspection=introspection)],
+        config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=not introspection),
+    )
+    _drop_null_defaults(built._schema)
+    return built
+
+
+def export() -> str:
+    """The schema in the schema definition language, sorted so that its changes read well."""
+    return print_schema(lexicographic_sort_schema(build()._schema)) + "\n"
+
+
+def _families() -> list[Any]:
+    return [
+        importlib.import_module(f"schema.families.{module.name}")
+        for module in pkgutil.iter_modules(schema.families.__path__)
+    ]
+
+
+def _parts(name: str, *modules: Any) -> list[type]:
+    return [getattr(module, name) for module in modules if hasattr(module, name)]
+
+
+def _merge(name: str, *parts: type) -> type:
+    return strawberry.type(type(name, parts, {}))
+
+
+def _drop_null_defaults(built: GraphQLSchema) -> None:
+    """An argument that may be left out has no default in the contract; Python's None would become one."""
+    for known in built.type_map.values():
+        if isinstance(known, (GraphQLObjectType, GraphQLInterfaceType)):
+            for field in known.fields.values():
+                for argument in field.args.values():
+                    if argument.default_value is None:
+                        argument.default_value = Undefined
+        elif isinstance(known, GraphQLInputObjectType):
+            for given in known.fields.values():
+                if given.default_value is None:
+                    given.default_value = Undefined

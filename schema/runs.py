@@ -1,0 +1,234 @@
+"""Runs: the type, its events and progress, and the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import strawberry
+
+from schema import paging, permissions
+from schema.context import Info
+from schema.paging import Connection
+from schema.problems import Node
+from schema.scalars import JSON
+from schema.schedules import Schedule
+from tasks.engine import models, runs
+from tasks.engine.states import RunState
+from tenants import ids
+from tenants.errors import InvalidInput, Issue, NotFound
+
+strawberry.enum(
+    RunState,
+    description=(
+        "SCHEDULED until its time; QUEUED may start; RELEASED to a worker queue; RUNNING; WAITING for an event, holding"
+        " no slot; then SUCCEEDED, FAILED, CANCELLED or TIMED_OUT."
+    ),
+)
+
+
+@strawberry.type
+class Progress:
+    current: float
+    total: float | None
+    message: str | None
+    fraction: float | None
+
+
+@strawberry.type
+class RunError:
+    type: str
+    message: str
+    retryable: bool
+    detail: strawberry.Private[str | None]
+
+    @strawberry.field(extensions=[permissions.ADMINS], description="For administrators only.")
+    def traceback(self) -> str | None:
+        return self.detail
+
+
+@strawberry.type
+class RunEvent:
+    sequence: int
+    state: RunState
+    attempt: int
+    at: datetime
+    note: str | None
+
+
+@strawberry.type
+class Run(Node):
+    """One accepted piece of work. Its id is also the Celery task's."""
+
+    row: strawberry.Private[models.Run]
+    task_name: str
+    family: str
+    state: RunState
+    queue: str
+    priority: int
+    args: JSON
+    attempt: int
+    max_attempts: int
+    result: JSON | None
+    error: RunError | None
+    idempotency_key: str | None
+    concurrency_key: str | None
+    schedule: Schedule | None = None
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    available_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    worker_seconds: float
+
+    @strawberry.field
+    async def progress(self, info: Info) -> Progress | None:
+        if not self.attempt:
+            return None
+        found = await info.context.loaders.progress.load(self.row.id)
+        return found and show_progress(found.current, found.total, found.message)
+
+    @strawberry.field(description="The run that this one repeats.")
+    async def origin(self, info: Info) -> Annotated[Run, strawberry.lazy("schema.runs")] | None:
+        if self.row.origin_id is None:
+            return None
+        found = await info.context.loaders.runs.load(self.row.origin_id)
+        return found and show(found)
+
+    @strawberry.field(description="Oldest first.")
+    async def events(self, info: Info, first: int | None = 50, after: str | None = None) -> Connection[RunEvent]:
+        page = await info.context.data.read(runs.events, self.row.id, first=50 if first is None else first, after=after)
+        return Connection(**paging.parts(page, show_event))
+
+
+@strawberry.type(name="RunConnection")
+class RunConnection(Connection[Run]):
+    wanted: strawberry.Private[runs.RunFilter]
+
+    @strawberry.field(description="Counted up to `max`.")
+    async def total_count(self, info: Info, max: int | None = 10_000) -> int:
+        most = 10_000 if max is None else max
+        if not 1 <= most <= 10_000:
+            raise InvalidInput("max must be 1 to 10000.", issues=[Issue(("max",), "must be 1 to 10000")])
+        return await info.context.data.read(runs.count, self.wanted, most)
+
+
+@strawberry.input
+class RunFilter:
+    ids: list[strawberry.ID] | None = None
+    task_name: str | None = None
+    family: str | None = None
+    states: list[RunState] | None = None
+    schedule_id: strawberry.ID | None = None
+    concurrency_key: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+@strawberry.type
+class Query:
+    @strawberry.field(extensions=[permissions.RUNS_READ])
+    async def run(self, info: Info, id: strawberry.ID) -> Run | None:
+        return await find(info, id)
+
+    @strawberry.field(
+        extensions=[permissions.RUNS_READ], description="Newest first; 20 when no number is given, at most 100."
+    )
+    async def runs(
+        self,
+        info: Info,
+        filter: RunFilter | None = None,
+        first: int | None = None,
+        after: str | None = None,
+        last: int | None = None,
+        before: str | None = None,
+    ) -> RunConnection:
+        wanted = read_filter(filter)
+        page = await info.context.data.read(runs.page, wanted, first=first, after=after, last=last, before=before)
+        return RunConnection(wanted=wanted, **paging.parts(page, show))
+
+
+async def find(info: Info, id: str) -> Run | None:
+    """The caller's run with this id; None for any other id, whatever is wrong with it."""
+    try:
+        return show(await info.context.data.read(runs.get, ids.read("run", id)))
+    except NotFound:
+        return None
+
+
+def show(row: models.Run) -> Run:
+    """A row as clients see it."""
+    return Run(
+        row=row,
+        id=strawberry.ID(ids.show("run", row.id)),
+        task_name=row.task,
+        family=row.task.partition(".")[0],
+        state=RunState(row.state),
+        queue=row.queue,
+        priority=row.priority,
+        args=JSON(row.args),
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        result=None if row.result is None else JSON(row.result),
+        error=None if row.error is None else _show_error(row.error),
+        idempotency_key=row.idempotency_key,
+        concurrency_key=row.concurrency_key,
+        cancel_requested_at=row.cancel_requested_at,
+        created_at=row.created_at,
+        available_at=row.available_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        worker_seconds=row.worker_seconds,
+    )
+
+
+def show_event(row: models.RunEvent) -> RunEvent:
+    """A change of state as clients see it."""
+    return RunEvent(sequence=row.sequence, state=RunState(row.state), attempt=row.attempt, at=row.at, note=row.note)
+
+
+def show_progress(current: float, total: float | None, message: str | None) -> Progress:
+    """Progress with the part of the whole that it is, 0 to 1, where the whole is known."""
+    fraction = min(max(current / total, 0.0), 1.0) if total else None
+    return Progress(current=current, total=total, message=message, fraction=fraction)
+
+
+def read_filter(given: RunFilter | None) -> runs.RunFilter:
+    """A filter as services take it. An id that names nothing here matches nothing; it is no error."""
+    if given is None:
+        return runs.RunFilter()
+    schedule_id = None if given.schedule_id is None else _known("sch", [given.schedule_id])
+    return runs.RunFilter(
+        ids=set() if schedule_id == [] else None if given.ids is None else _known("run", given.ids),
+        task_name=given.task_name,
+        family=given.family,
+        states=given.states,
+        schedule_id=schedule_id[0] if schedule_id else None,
+        concurrency_key=given.concurrency_key,
+        created_after=given.created_after,
+        created_before=given.created_before,
+    )
+
+
+def _known(kind: str, texts: Collection[str]) -> list[UUID]:
+    if len(texts) > 1000:
+        raise InvalidInput("At most 1,000 ids at once.", issues=[Issue(("filter", "ids"), "at most 1,000")])
+    known = []
+    for text in texts:
+        try:
+            known.append(ids.read(kind, text))
+        except NotFound:
+            continue
+    return known
+
+
+def _show_error(error: dict[str, object]) -> RunError:
+    detail = error.get("traceback")
+    return RunError(
+        type=str(error.get("type", "")),
+        message=str(error.get("message", "")),
+        retryable=bool(error.get("retryable", False)),
+        detail=None if detail is None else str(detail),
+    )

@@ -1,0 +1,179 @@
+"""The mutations of runs: trigger, cancel, retry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, cast
+
+import strawberry
+
+from schema import later, permissions
+from schema import runs as shown
+from schema.context import Info
+from schema.errors import AS_PROBLEM
+from schema.problems import Node, Problem
+from schema.runs import Run, RunFilter
+from schema.scalars import JSON
+from tasks.engine import runs
+from tasks.engine.runs import TriggerRequest
+from tenants import ids
+from tenants.errors import InvalidInput, Issue
+
+
+@strawberry.type
+class TriggerBackgroundTaskPayload:
+    success: bool = strawberry.field(description="Accepted.")
+    message: str = strawberry.field(description="For people.")
+    task_id: strawberry.ID | None = None
+    run: Run | None = None
+    replayed: bool = strawberry.field(default=False, description="An idempotency key returned an earlier run.")
+    problem: Problem | None = None
+
+
+@strawberry.input
+class TriggerInput:
+    task_name: str
+    args: JSON | None = None
+    idempotency_key: str | None = None
+    priority: int | None = None
+    delay_seconds: float | None = None
+    eta: datetime | None = None
+    concurrency_key: str | None = None
+    queue: str | None = None
+
+
+@strawberry.type
+class TriggerBackgroundTasksPayload:
+    success: bool
+    message: str
+    runs: list[Run] = strawberry.field(default_factory=list)
+    problem: Problem | None = None
+
+
+@strawberry.type
+class RunPayload:
+    success: bool
+    message: str
+    run: Run | None = None
+    problem: Problem | None = None
+
+
+@strawberry.type
+class DeletePayload:
+    success: bool
+    message: str
+    deleted_id: strawberry.ID | None = None
+    problem: Problem | None = None
+
+
+@strawberry.type
+class BulkAction(Node):
+    total: int
+    done: int
+    failed: int
+    finished_at: datetime | None
+
+
+@strawberry.type
+class BulkActionPayload:
+    success: bool
+    message: str
+    matched: int = 0
+    bulk_action: BulkAction | None = None
+    problem: Problem | None = None
+
+
+_TaskName = Annotated[
+    str,
+    strawberry.argument(description="<family>.<task>, or a bare name that is unambiguous among the enabled families."),
+]
+_Args = Annotated[JSON | None, strawberry.argument(description="Checked against the task's input; {} when left out.")]
+_Key = Annotated[str | None, strawberry.argument(description="1 to 255 characters, kept 24 h.")]
+_Priority = Annotated[
+    int | None, strawberry.argument(description="0-9, 9 = highest; the task's own default when left out.")
+]
+
+
+@strawberry.type
+class Mutation:
+    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.TASKS_TRIGGER])
+    async def trigger_background_task(
+        self,
+        info: Info,
+        task_name: _TaskName,
+        args: _Args = None,
+        idempotency_key: _Key = None,
+        priority: _Priority = None,
+        delay_seconds: float | None = None,
+        eta: datetime | None = None,
+        concurrency_key: str | None = None,
+        queue: str | None = None,
+    ) -> TriggerBackgroundTaskPayload:
+        request = TriggerRequest(
+            task_name, _args(args), idempotency_key, priority, delay_seconds, eta, concurrency_key, queue
+        )
+        accepted = await info.context.data.write(runs.trigger, request)
+        run = shown.show(accepted.run)
+        return TriggerBackgroundTaskPayload(
+            success=True,
+            task_id=run.id,
+            message=f"Accepted before as {run.id}." if accepted.replayed else f"Accepted as {run.id}.",
+            run=run,
+            replayed=accepted.replayed,
+        )
+
+    @strawberry.mutation(
+        extensions=[AS_PROBLEM, permissions.TASKS_TRIGGER],
+        description="At most 1,000 at once, in one transaction: all are accepted or none is.",
+    )
+    async def trigger_background_tasks(self, info: Info, inputs: list[TriggerInput]) -> TriggerBackgroundTasksPayload:
+        accepted = await info.context.data.write(
+            runs.trigger_many, [_request(index, one) for index, one in enumerate(inputs)]
+        )
+        return TriggerBackgroundTasksPayload(
+            success=True,
+            message=f"Accepted {len(accepted)} runs.",
+            runs=[shown.show(one.run) for one in accepted],
+        )
+
+    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.RUNS_WRITE])
+    async def cancel_run(self, info: Info, id: strawberry.ID) -> RunPayload:
+        run = shown.show(await info.context.data.write(runs.cancel, ids.read("run", id)))
+        told = "is cancelled" if run.finished_at else "has been told to stop"
+        return RunPayload(success=True, message=f"{run.task_name} {told}.", run=run)
+
+    @strawberry.mutation(
+        extensions=[AS_PROBLEM, permissions.RUNS_WRITE], description="A new run that names its origin."
+    )
+    async def retry_run(self, info: Info, id: strawberry.ID, args: JSON | None = None) -> RunPayload:
+        given = None if args is None else _args(args)
+        run = shown.show(await info.context.data.write(runs.retry, ids.read("run", id), given))
+        return RunPayload(success=True, message=f"Accepted as {run.id}.", run=run)
+
+    cancel_runs: BulkActionPayload = later.field(permissions.RUNS_WRITE, filter=RunFilter, dry_run=(bool, True))
+    retry_runs: BulkActionPayload = later.field(permissions.RUNS_WRITE, filter=RunFilter, dry_run=(bool, True))
+    retry_dead_letters: BulkActionPayload = later.field(
+        permissions.RUNS_WRITE, group_id=strawberry.ID, dry_run=(bool, True)
+    )
+
+
+def _request(index: int, given: TriggerInput) -> TriggerRequest:
+    return TriggerRequest(
+        given.task_name,
+        _args(given.args, str(index)),
+        given.idempotency_key,
+        given.priority,
+        given.delay_seconds,
+        given.eta,
+        given.concurrency_key,
+        given.queue,
+    )
+
+
+def _args(given: JSON | None, *path: str) -> Mapping[str, object]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise InvalidInput("args must be an object.", issues=[Issue((*path, "args"), "must be an object")])
+    return cast("Mapping[str, object]", given)

@@ -1,0 +1,234 @@
+"""API keys: made, found, revoked. Only a keyed hash of the secret is stored.
+
+A key is `tnt_live_`, 30 random characters of base 62 (178 bits), `_`, and the CRC-32 of those 30 in base 62, so that a
+scanner, or this service without its database, can tell a key from a typing error.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from pydantic import SecretStr
+from sqlalchemy import func, or_, select, text, update
+from sqlalchemy.orm import Session
+
+from tenants import context, db, ids, pages, signing
+from tenants.errors import Forbidden, InvalidInput, Issue, NotFound, Unauthenticated
+from tenants.models import ApiKey
+from tenants.pages import Page
+
+PREFIX = "tnt_live_"
+SCOPES = frozenset(
+    {
+        "*",
+        "runs:read",
+        "runs:write",
+        "schedules:read",
+        "schedules:write",
+        "keys:manage",
+        "members:manage",
+        "limits:write",
+        "tenant:read",
+        "tenant:write",
+        "audit:read",
+    }
+)
+"""All scopes but those of the families, which are `<family>:read` and `<family>:write`."""
+
+_FAMILY_SCOPE = re.compile(r"[a-z][a-z0-9_]*:(read|write)")
+_TASK_NAME = re.compile(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*")
+_RESERVED = {scope.partition(":")[0] for scope in SCOPES}
+_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_RANDOM_LENGTH = 30
+_CHECK_LENGTH = 6
+_SHOWN_LENGTH = len(PREFIX) + 6
+_KEY = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM_LENGTH}}})_([0-9A-Za-z]{{{_CHECK_LENGTH}}})")
+_LONGEST_NAME = 200
+_MOST_TASKS = 100
+_USE_INTERVAL = timedelta(minutes=1)
+_FIND = text("SELECT * FROM find_api_key(:hash)")
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A new key, and its secret, which nobody can read again."""
+
+    key: ApiKey
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A key that was found by its secret, whatever its state."""
+
+    tenant: UUID
+    key: UUID
+    tenant_slug: str
+    scopes: frozenset[str]
+    task_names: frozenset[str] | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    suspended: bool
+
+
+def create(
+    session: Session,
+    pepper: SecretStr,
+    *,
+    name: str,
+    scopes: Sequence[str],
+    task_names: Sequence[str] | None = None,
+    expires_at: datetime | None = None,
+) -> Created:
+    """A new key of the session's tenant.
+
+    Args:
+        pepper: the secret of the installation that keys are hashed with.
+        name: for people.
+        scopes: what it may do; never more than its maker may.
+        task_names: the only tasks it may trigger, by full name; None for all.
+        expires_at: when it ends; None for never.
+
+    Raises:
+        InvalidInput: a value is wrong.
+        Forbidden: its maker doesn't hold one of the scopes, or may not trigger one of the tasks.
+    """
+    _check(name, scopes, task_names, expires_at)
+    caller = context.principal(session)
+    for scope in scopes:
+        if not caller.may(scope):
+            raise Forbidden(f"A key can't do more than its maker: you don't hold {scope}.", required_scope=scope)
+    if caller.task_names is not None and not (task_names and caller.task_names.issuperset(task_names)):
+        raise Forbidden("A key can't do more than its maker: yours is narrowed to some tasks.")
+    secret = _new_secret()
+    key = ApiKey(
+        id=ids.new(),
+        name=name.strip(),
+        prefix=secret[:_SHOWN_LENGTH],
+        secret_hash=signing.digest(pepper, secret),
+        scopes=sorted(set(scopes)),
+        task_names=None if task_names is None else sorted(set(task_names)),
+        expires_at=expires_at,
+    )
+    session.add(key)
+    session.flush()
+    session.refresh(key)
+    return Created(key, secret)
+
+
+def get(session: Session, key_id: UUID) -> ApiKey:
+    """One key of the tenant.
+
+    Raises:
+        NotFound: there is none with this id.
+    """
+    key = session.scalar(select(ApiKey).where(ApiKey.id == key_id))
+    if key is None:
+        raise NotFound
+    return key
+
+
+def page(session: Session, *, first: int | None = None, after: str | None = None) -> Page[ApiKey]:
+    """One page of the tenant's keys, newest first."""
+    return pages.read(session, select(ApiKey), ApiKey.id, "key", first=first, after=after)
+
+
+def revoke(session: Session, key_id: UUID) -> ApiKey:
+    """End a key for good; a key that is revoked already stays as it is.
+
+    Raises:
+        NotFound: there is no such key.
+    """
+    key = get(session, key_id)
+    if key.revoked_at is None:
+        key.revoked_at = datetime.now(UTC)
+        session.flush()
+    return key
+
+
+def check_form(secret: str) -> bool:
+    """Whether the text can be a key at all: its form and checksum are right. Asks no database."""
+    match = _KEY.fullmatch(secret)
+    return match is not None and _checksum(match[1]) == match[2]
+
+
+@db.single_statement
+def find(session: Session, pepper: SecretStr, secret: str) -> Found:
+    """The key behind a secret, before its tenant is known.
+
+    Raises:
+        Unauthenticated: there is none.
+    """
+    row = session.execute(_FIND, {"hash": signing.digest(pepper, secret)}).one_or_none()
+    if row is None:
+        raise Unauthenticated(reason="invalid")
+    return Found(
+        tenant=row.tenant_id,
+        key=row.key_id,
+        tenant_slug=row.tenant_slug,
+        scopes=frozenset(row.scopes),
+        task_names=None if row.task_names is None else frozenset(row.task_names),
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+        last_used_at=row.last_used_at,
+        suspended=row.suspended,
+    )
+
+
+def used_lately(found: Found) -> bool:
+    """Whether the note of its last use is fresh enough to be left alone."""
+    return found.last_used_at is not None and datetime.now(UTC) - found.last_used_at < _USE_INTERVAL
+
+
+def note_use(session: Session, key_id: UUID) -> None:
+    """Note that the key was used, at most once a minute."""
+    session.execute(
+        update(ApiKey)
+        .where(
+            ApiKey.id == key_id,
+            or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - _USE_INTERVAL),
+        )
+        .values(last_used_at=func.now())
+    )
+
+
+def _check(name: str, scopes: Sequence[str], task_names: Sequence[str] | None, expires_at: datetime | None) -> None:
+    issues: list[Issue] = []
+    if not 1 <= len(name.strip()) <= _LONGEST_NAME:
+        issues.append(Issue(("name",), f"must be 1 to {_LONGEST_NAME} characters"))
+    if not scopes:
+        issues.append(Issue(("scopes",), "must name at least one scope"))
+    for index, scope in enumerate(scopes):
+        if scope not in SCOPES and (not _FAMILY_SCOPE.fullmatch(scope) or scope.partition(":")[0] in _RESERVED):
+            issues.append(Issue(("scopes", str(index)), "is not a scope"))
+    if task_names is not None and len(task_names) > _MOST_TASKS:
+        issues.append(Issue(("taskNames",), f"must be at most {_MOST_TASKS}"))
+    for index, task in enumerate(task_names or ()):
+        if not _TASK_NAME.fullmatch(task):
+            issues.append(Issue(("taskNames", str(index)), "must be a full name, <family>.<task>"))
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        issues.append(Issue(("expiresAt",), "must be in the future"))
+    if issues:
+        raise InvalidInput(f"{'.'.join(issues[0].path)} {issues[0].message}.", issues=issues)
+
+
+def _new_secret() -> str:
+    random = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
+    return f"{PREFIX}{random}_{_checksum(random)}"
+
+
+def _checksum(random: str) -> str:
+    number = zlib.crc32(random.encode())
+    digits = []
+    for _ in range(_CHECK_LENGTH):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
