@@ -200,6 +200,9 @@ class Mutation:
     trigger_schedule: _RunPayload = later.field(permissions.SCHEDULES_WRITE, id=strawberry.ID)
     backfill_schedule: _BulkPayload = later.field(
         permissions.SCHEDULES_WRITE,
-        **{"id": strawberry.ID, "from": datetime, "to": datetime, "dry_run": (bool, True)},
+        id=strawberry.ID,
+        start=Annotated[datetime, strawberry.argument(name="from")],
+        to=datetime,
+        dry_run=(bool, True),
     )
     delete_schedule: _DeletePayload = later.field(permissions.SCHEDULES_WRITE, id=strawberry.ID)

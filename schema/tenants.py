@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import strawberry
 
 from schema import later, permissions
 from schema.context import Info
 from schema.problems import Node, Problem
 from tenants import identity, ids, models
-from tenants.context import ActorKind, Role
+from tenants.context import Role
 
 strawberry.enum(Role)
-strawberry.enum(ActorKind, description="OPERATOR: keys of the reserved tenant _operator.")
+
+
+@strawberry.enum(name="ActorKind", description="OPERATOR: keys of the reserved tenant _operator.")
+class CallerKind(Enum):
+    USER = "USER"
+    API_KEY = "API_KEY"
+    OPERATOR = "OPERATOR"
 
 
 @strawberry.type
@@ -34,7 +42,7 @@ class TenantPayload:
 
 @strawberry.type
 class Viewer:
-    kind: ActorKind
+    kind: CallerKind
     email: str | None
     role: Role | None
     scopes: list[str]
@@ -49,7 +57,7 @@ class Query:
     @strawberry.field(extensions=[permissions.SIGNED_IN])
     def viewer(self, info: Info) -> Viewer:
         caller = info.context.caller
-        return Viewer(kind=caller.kind, email=caller.email, role=caller.role, scopes=sorted(caller.scopes))
+        return Viewer(kind=CallerKind(caller.kind), email=caller.email, role=caller.role, scopes=sorted(caller.scopes))
 
 
 @strawberry.type
