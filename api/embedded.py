@@ -161,9 +161,8 @@ def _initialise(site: _Site, program: Program, password: str) -> None:
         else ("--locale=C.UTF-8",)
     )
     password_file = site.home / "postgres.password"
-    password_file.unlink(missing_ok=True)
-    with open(os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(password)
+    password_file.touch(mode=0o600)
+    password_file.write_text(password, encoding="utf-8")
     try:
         if site.account is not None:
             os.chown(password_file, site.account.uid, site.account.gid)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from types import FrameType
+from typing import Self
 
 from api.journal import Journal
 from api.process import Command, Process
@@ -35,7 +36,7 @@ class Supervisor:
         self._watched: dict[str, _Watched] = {}
         self._selector = selectors.DefaultSelector()
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> Self:
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._woken.setblocking(False)
@@ -86,7 +87,7 @@ class Supervisor:
             process.signal(process.command.stop_signal)
         end = monotonic() + seconds
         patience = self.signals + 1
-        while any([process.poll() is None for process in own]) and monotonic() < end and self.signals < patience:
+        while any(process.poll() is None for process in own) and monotonic() < end and self.signals < patience:
             self._listen(0.05)
         for process in own:
             if process.poll() is None:

@@ -38,7 +38,7 @@ def install(name: str) -> None:
         here = _text(VENV / "checkout") == str(ROOT)
         if here and stamp.exists() and stamp.read_bytes() == content:
             return
-        print(f"Installing into {VENV} …", file=sys.stderr, flush=True)
+        sys.stderr.write(f"Installing into {VENV} …\n")
         pip = _make_venv(clear=not here)
         for kept in VENV.glob("*.lock"):
             kept.unlink()
@@ -83,7 +83,8 @@ def _install(pip: list[str], lock: str) -> None:
             part = Path(folder, f"{share}.lock")
             part.write_text("\n".join(packages[share::_AT_ONCE]) + "\n", encoding="utf-8")
             running.append(subprocess.Popen([*pip, "install", *options, "--requirement", str(part)]))
-        if any([process.wait() for process in running]):
+        statuses = [process.wait() for process in running]
+        if any(statuses):
             sys.exit("./dev: pip failed; what it said stands above.")
 
 

@@ -262,8 +262,10 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.keeper.start()
 
     def register_with_event_loop(self, parent: Any, hub: Any) -> None:
-        """Called again at every connection to the broker, after the pool has set its own handlers."""
-        pool = parent.pool._pool
+        """Called again at every connection to the broker; the pool sets its own handlers in the same turn of the loop."""
+        hub.call_soon(self._listen_for_deaths, parent.pool._pool)
+
+    def _listen_for_deaths(self, pool: Any) -> None:
         before = pool.on_process_down
 
         def on_process_down(process: Any) -> None:

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2
-from psycopg2 import errors, sql
-from psycopg2.extensions import connection as Psycopg
-from psycopg2.extensions import encrypt_password
+from psycopg2 import errors, extensions, sql
 from sqlalchemy import Connection, make_url, text
 
 from tenants.errors import Misconfigured
@@ -117,7 +115,7 @@ _BYPASS = text("""
 
 
 @contextmanager
-def _connect(admin_url: str, database: str | None = None) -> Iterator[Psycopg]:
+def _connect(admin_url: str, database: str | None = None) -> Iterator[extensions.connection]:
     url = make_url(admin_url).set(drivername="postgresql")
     if database is not None:
         url = url.set(database=database)
@@ -126,7 +124,7 @@ def _connect(admin_url: str, database: str | None = None) -> Iterator[Psycopg]:
         yield connection
 
 
-def _make_login(admin: Psycopg, role: str, password: str) -> None:
+def _make_login(admin: extensions.connection, role: str, password: str) -> None:
     [(exists,)] = _run(admin, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = %s)", role)
     if not exists:
         _run(admin, _with("CREATE ROLE {} LOGIN", role))
@@ -136,13 +134,15 @@ def _make_login(admin: Psycopg, role: str, password: str) -> None:
             _run(admin, _with(f"ALTER ROLE {{}} {without}", role))
     # Hashed here, so that no log of the server ever shows a password.
     _run(
-        admin, _with("ALTER ROLE {} LOGIN PASSWORD %s", role), encrypt_password(password, role, admin, "scram-sha-256")
+        admin,
+        _with("ALTER ROLE {} LOGIN PASSWORD %s", role),
+        extensions.encrypt_password(password, role, admin, "scram-sha-256"),
     )
     for limit, value in _LIMITS[role].items():
         _run(admin, _with("ALTER ROLE {} SET {} = %s", role, limit), value)
 
 
-def _make_database(admin: Psycopg, database: str) -> None:
+def _make_database(admin: extensions.connection, database: str) -> None:
     [(exists,)] = _run(admin, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s)", database)
     [(superuser,)] = _run(admin, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
     if not superuser:
@@ -154,7 +154,7 @@ def _make_database(admin: Psycopg, database: str) -> None:
     _run(admin, _with("GRANT CONNECT ON DATABASE {} TO {}, {}", database, APP, SYSTEM))
 
 
-def _furnish(inside: Psycopg) -> None:
+def _furnish(inside: extensions.connection) -> None:
     _run(inside, _with("ALTER SCHEMA public OWNER TO {}", OWNER))
     _run(inside, "REVOKE ALL ON SCHEMA public FROM PUBLIC")
     _run(inside, _with("GRANT USAGE ON SCHEMA public TO {}, {}", APP, SYSTEM))
@@ -167,7 +167,7 @@ def _with(statement: str, *names: str) -> sql.Composed:
     return sql.SQL(statement).format(*map(sql.Identifier, names))
 
 
-def _run(connection: Psycopg, statement: str | sql.Composed, *values: str | int) -> list[tuple[Any, ...]]:
+def _run(connection: extensions.connection, statement: str | sql.Composed, *values: str | int) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(statement, values)
         return cursor.fetchall() if cursor.description is not None else []
