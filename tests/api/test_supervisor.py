@@ -84,15 +84,10 @@ def test_a_process_that_was_killed_is_started_again_under_a_new_pid(lines: Lines
         supervisor.start(_shell("one", "echo started; exec sleep 60"))
         supervisor.start(_shell("two", "exec sleep 60"))
         before = supervisor.pids
-
-        def until_it_is_back() -> None:
-            starts = lines.all.count("one      | started")
-            if starts == 1 and supervisor.pids == before:
-                os.kill(before["one"], signal.SIGKILL)
-            if starts == 2:
-                _finish()
-
-        supervisor.run(until_it_is_back)
+        supervisor.run(lambda: _finish() if "one      | started" in lines.all else None)
+        supervisor.signals = 0
+        os.kill(before["one"], signal.SIGKILL)
+        supervisor.run(lambda: _finish() if lines.all.count("one      | started") == 2 else None)
         after = supervisor.pids
         supervisor.stop(5)
     assert after["one"] != before["one"]
