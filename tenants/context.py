@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -74,9 +75,13 @@ class Principal:
 
 
 class Scope:
-    """All a resolver reaches data with: two verbs, one short transaction each, always inside the principal's tenant."""
+    """All a resolver reaches data with: two verbs, one short transaction each, always inside the principal's tenant.
 
-    __slots__ = ("_after_commit", "_database", "principal")
+    However many fields a request asks for at once, it holds a few sessions at most.
+    """
+
+    __slots__ = ("_after_commit", "_database", "_places", "principal")
+    _SESSIONS = 4
 
     def __init__(
         self,
@@ -87,15 +92,16 @@ class Scope:
         self.principal = principal
         self._database = database
         self._after_commit = after_commit
+        self._places = asyncio.Semaphore(self._SESSIONS)
 
     async def read(self, service: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service in a read-only transaction of its own and return what it returns."""
-        async with self._database.open(self.principal, service, read_only=True) as session:
+        async with self._places, self._database.open(self.principal, service, read_only=True) as session:
             return await session.run_sync(lambda sync: service(sync, *args, **kwargs))
 
     async def write(self, service: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service in a transaction of its own, commit, send the notices it left, return what it returns."""
-        async with self._database.open(self.principal, service) as session:
+        async with self._places, self._database.open(self.principal, service) as session:
             result = await session.run_sync(lambda sync: service(sync, *args, **kwargs))
         if notices := db.notices(session.sync_session):
             await self._after_commit(notices)

@@ -8,8 +8,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event, text
 from sqlalchemy.dialects.postgresql import UUID as PgUUID
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
 
@@ -139,12 +142,15 @@ class AsyncDatabase:
 
     @asynccontextmanager
     async def open(
-        self, principal: Principal, service: Callable[..., Any], *, read_only: bool = False
+        self, principal: Principal | None, service: Callable[..., Any], *, read_only: bool = False
     ) -> AsyncIterator[AsyncSession]:
         """A session for one call of one service; commits when the block ends well.
 
+        Args:
+            principal: whose tenant it stands in; None for a look-up by one function, before a tenant is known.
+
         Raises:
-            Unavailable: no connection came free in time.
+            Unavailable: the database can't be reached, or no connection came free in time.
         """
         single = bool(getattr(service, "single_statement", False))
         info: dict[str, Any] = {"principal": principal, "read_only": read_only, "single_statement": single}
@@ -152,7 +158,7 @@ class AsyncDatabase:
             async with asyncio.timeout(self._wait_seconds):
                 await self._places.acquire()
         except TimeoutError:
-            raise Unavailable("The database is busy: try again in a second.") from None
+            raise Unavailable("The database is busy: try again in a second.", retry_after_seconds=1) from None
         try:
             async with AsyncSession(
                 self._autocommit if single else self.engine,
@@ -162,9 +168,29 @@ class AsyncDatabase:
             ) as session:
                 yield session
                 await session.commit()
+        except (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
+            if _is_outage(error):
+                raise Unavailable(
+                    "The database can't be reached: try again in a second.", retry_after_seconds=1
+                ) from error
+            raise
         finally:
             self._places.release()
 
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether an error says that the server is away, starting, stopping or full, and not that a statement is wrong."""
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated:
+            return True
+        error = error.orig if isinstance(error.orig, Exception) else error
+    state = getattr(error, "sqlstate", None) or ""
+    return isinstance(error, (OSError, PoolTimeout)) or state[:2] == "08" or state in _OUTAGES
+
+
+_OUTAGES = {"53300", "57P01", "57P02", "57P03"}
+"""Too many connections; the server is stopping, has crashed, or is starting. Source: PostgreSQL, appendix A."""

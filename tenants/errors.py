@@ -138,6 +138,10 @@ class Unavailable(TenantryError):
 
     code = "UNAVAILABLE"
 
+    def __init__(self, message: str | None = None, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
 
 class Misconfigured(TenantryError):
     """The configuration is wrong."""
