@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import strawberry
 
@@ -30,7 +30,7 @@ class Context:
         scope: the caller's way to data; None for a caller without a credential.
         suspended: whether the caller's tenant is suspended: it may read and change nothing.
         hub: the live updates of this process.
-        ended: fails when an open stream over HTTP must end, with the reason; None on a socket.
+        end: waits until an open stream over HTTP must end and raises why; None on a socket.
         refusal: why the credential was refused, where one was sent.
     """
 
@@ -39,7 +39,7 @@ class Context:
     hub: Hub
     scope: Scope | None = None
     suspended: bool = False
-    ended: asyncio.Future[None] | None = None
+    end: Callable[[], Coroutine[None, None, NoReturn]] | None = None
     refusal: Unauthenticated | None = None
     connection_params: dict[str, object] | None = None
     loaders: Loaders = field(init=False)
@@ -73,22 +73,24 @@ class Context:
         Raises:
             Unauthenticated, Unavailable: why they ended early.
         """
-        if self.ended is None:  # A socket: whoever serves it closes it.
+        if self.end is None:  # A socket: whoever serves it closes it.
             async for update in updates:
                 yield update
             return
-        while True:
-            upcoming = asyncio.ensure_future(anext(updates, _OVER))
-            try:
-                await asyncio.wait({upcoming, self.ended}, return_when=asyncio.FIRST_COMPLETED)
-                if self.ended.done():
-                    self.ended.result()
-                found = upcoming.result()
-            finally:
-                await _stop(upcoming)
-            if isinstance(found, _Over):
-                return
-            yield found
+        ended = asyncio.create_task(self.end())
+        try:
+            while True:
+                upcoming: asyncio.Future[Any] = asyncio.ensure_future(anext(updates, _OVER))
+                try:
+                    await asyncio.wait({upcoming, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    found = ended.result() if ended.done() else upcoming.result()
+                finally:
+                    await _stop(upcoming)
+                if isinstance(found, _Over):
+                    return
+                yield found
+        finally:
+            await _stop(ended)
 
 
 class _Over:

@@ -83,7 +83,7 @@ async def _existing(existing: object, info: Info) -> problems.Node | None:
     if not isinstance(existing, UUID):
         return None
     row = await info.context.loaders.runs.load(existing)
-    return row and runs.show(row)
+    return None if row is None else runs.show(row)
 
 
 class Masked(MaskErrors):
@@ -124,6 +124,8 @@ def _extensions(error: errors.TenantryError) -> dict[str, Any]:
             known["requiredScope"] = error.required_scope
         case errors.Unauthenticated():
             known["reason"] = error.reason
+        case errors.Unavailable() if error.retry_after_seconds:
+            known["retryAfterSeconds"] = error.retry_after_seconds
         case errors.InvalidInput():
             known["issues"] = [{"path": list(issue.path), "message": issue.message} for issue in error.issues]
     return known

@@ -59,7 +59,7 @@ class _Measure:
             if isinstance(node, FragmentSpreadNode):
                 inner = self._spread(node.name.value, within)
             else:
-                inner = self.of(node.selection_set, within)
+                inner = self.of(getattr(node, "selection_set", None), within)
                 if isinstance(node, FieldNode):
                     introspects = node.name.value.startswith("__")
                     # Introspection is as deep as it is, and bounded by the schema.

@@ -88,14 +88,14 @@ class Run(Node):
         if not self.attempt:
             return None
         found = await info.context.loaders.progress.load(self.row.id)
-        return found and show_progress(found.current, found.total, found.message)
+        return None if found is None else show_progress(found.current, found.total, found.message)
 
     @strawberry.field(description="The run that this one repeats.")
     async def origin(self, info: Info) -> Annotated[Run, strawberry.lazy("schema.runs")] | None:
         if self.row.origin_id is None:
             return None
         found = await info.context.loaders.runs.load(self.row.origin_id)
-        return found and show(found)
+        return None if found is None else show(found)
 
     @strawberry.field(description="Oldest first.")
     async def events(self, info: Info, first: int | None = 50, after: str | None = None) -> Connection[RunEvent]:

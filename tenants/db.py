@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-import asyncpg
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event, text
 from sqlalchemy.dialects.postgresql import UUID as PgUUID
 from sqlalchemy.exc import DBAPIError
@@ -168,7 +167,7 @@ class AsyncDatabase:
             ) as session:
                 yield session
                 await session.commit()
-        except (DBAPIError, PoolTimeout, OSError, asyncpg.PostgresError) as error:
+        except Exception as error:
             if _is_outage(error):
                 raise Unavailable(
                     "The database can't be reached: try again in a second.", retry_after_seconds=1
@@ -184,11 +183,9 @@ class AsyncDatabase:
 
 def _is_outage(error: Exception) -> bool:
     """Whether an error says that the server is away, starting, stopping or full, and not that a statement is wrong."""
-    if isinstance(error, DBAPIError):
-        if error.connection_invalidated:
-            return True
-        error = error.orig if isinstance(error.orig, Exception) else error
-    state = getattr(error, "sqlstate", None) or ""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    state = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
     return isinstance(error, (OSError, PoolTimeout)) or state[:2] == "08" or state in _OUTAGES
 
 
