@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from itertools import islice
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from tasks.families.sales.models import OrderImport
+from tasks.families.sales.models import ImportRemark, OrderImport
 from tasks.families.sales.service import orders, preferences
-from tenants import ids
-from tenants.errors import InvalidInput
+from tenants import ids, pages
+from tenants.errors import InvalidInput, NotFound
+from tenants.pages import Page
 
 BATCH_ROWS = 5_000
 COLUMNS = ("InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country")
@@ -130,6 +132,24 @@ def load(session: Session, import_id: UUID, batch: Batch) -> dict[str, int]:
 def finish(session: Session, import_id: UUID) -> None:
     """Note that the whole file has been read."""
     session.execute(update(OrderImport).where(OrderImport.id == import_id).values(finished_at=func.clock_timestamp()))
+
+
+def find(session: Session, import_id: UUID) -> OrderImport:
+    """The import with this id.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = session.scalars(select(OrderImport).where(OrderImport.id == import_id)).one_or_none()
+    if found is None:
+        raise NotFound("There is no such import.")
+    return found
+
+
+def remarks(session: Session, import_id: UUID, *, first: int | None = None, after: str | None = None) -> Page[Any]:
+    """What was said of the import's rows, in their order."""
+    said = select(ImportRemark).where(ImportRemark.import_id == import_id)
+    return pages.read(session, said, ImportRemark.row_number, "remark", first=first, after=after, newest_first=False)
 
 
 def show_id(import_id: UUID) -> str:

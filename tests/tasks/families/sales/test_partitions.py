@@ -62,9 +62,12 @@ def test_only_empty_months_are_dropped_and_only_by_operators(installation: Insta
     installation.write(tenant, load, text_of("9,A1,T,2,2006-03-05,3,7,X"))
     installation.write(tenant, orders.open_months, {datetime(2006, 4, 1, tzinfo=UTC)})
     before = months(installation)
-    with closing(psycopg2.connect(installation.addresses.app)) as app, app.cursor() as cursor:
-        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-            cursor.execute("SELECT drop_empty_order_partitions(now())")
+    with (
+        closing(psycopg2.connect(installation.addresses.app)) as app,
+        app.cursor() as cursor,
+        pytest.raises(psycopg2.errors.InsufficientPrivilege),
+    ):
+        cursor.execute("SELECT drop_empty_order_partitions(now())")
     assert months(installation) == before
 
     with closing(psycopg2.connect(installation.addresses.system)) as system, system.cursor() as cursor:
@@ -78,9 +81,12 @@ def test_only_empty_months_are_dropped_and_only_by_operators(installation: Insta
 def test_no_login_reaches_a_month_itself(installation: Installation, tenant: Principal) -> None:
     installation.write(tenant, orders.open_months, {JUNE})
     for address in (installation.addresses.app, installation.addresses.system):
-        with closing(psycopg2.connect(address)) as login, login.cursor() as cursor:
-            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
-                cursor.execute("SELECT count(*) FROM sales_orders_p200806")
+        with (
+            closing(psycopg2.connect(address)) as login,
+            login.cursor() as cursor,
+            pytest.raises(psycopg2.errors.InsufficientPrivilege),
+        ):
+            cursor.execute("SELECT count(*) FROM sales_orders_p200806")
 
 
 def test_orders_past_the_retention_go_and_others_stay(session: Session) -> None:
