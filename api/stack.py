@@ -139,13 +139,12 @@ def _commands(installation: Installation) -> Iterator[Command]:
     port = installation.url.rpartition(":")[2]
     uvicorn = ("-m", "uvicorn", "--factory", "api.app:create", "--host", HOST, "--port", port)
     yield _command(installation, "api", *uvicorn, "--timeout-graceful-shutdown", "5", "--no-access-log")
-    queues = [queue for queue in registry.queues() if queue != registry.OPERATOR_QUEUE]
-    celery = ("-m", "celery", "-A", "tasks.worker")
-    quiet = ("--without-gossip", "--without-mingle")
-    yield _command(installation, "worker", *celery, "worker", "-Q", ",".join(queues), "-n", "worker@%h", *quiet)
-    operator = ("-Q", registry.OPERATOR_QUEUE, "-n", "operator@%h", "--concurrency", "1")
-    yield _command(installation, "operator", *celery, "worker", *operator, *quiet)
-    yield _command(installation, "beat", *celery, "beat")
+    # Celery warns root of messages that run code when they are read; these are JSON.
+    celery = ("-W", "ignore:You're running the worker with superuser", "-m", "celery", "-q", "-A", "tasks.worker")
+    worker = (*celery, "worker", "--without-gossip", "--without-mingle")
+    yield _command(installation, "worker", *worker, "-n", "worker@%h", "-X", registry.OPERATOR_QUEUE)
+    yield _command(installation, "operator", *worker, "-n", "operator@%h", "-Q", registry.OPERATOR_QUEUE, "-c", "1")
+    yield _command(installation, "beat", *celery, "beat", "--pidfile=")
 
 
 def _command(installation: Installation, part: Part, *arguments: str) -> Command:

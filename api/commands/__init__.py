@@ -1,0 +1,1 @@
+"""The commands of `tenantry`, one module for each part of the installation they speak to."""
