@@ -25,7 +25,7 @@ from tasks.engine import publish
 from tasks.engine.fairness import Candidate, FairOrder
 from tasks.engine.fleet import Fleet
 from tasks.engine.ledger import Change, Ledger, NotLeading, changes
-from tasks.engine.publish import Bell, Notice, Release
+from tasks.engine.publish import Notice, Release
 from tasks.engine.states import RunState
 from tenants import ids, names, settings
 from tenants.errors import Misconfigured
@@ -87,7 +87,7 @@ class Dispatcher:
             if current.redis.broker_url
             else self._client
         )
-        self._ears = publish.connect(address, timeout_seconds=current.redis.timeout_seconds).pubsub()
+        self._ears = publish.connect(address, timeout_seconds=current.redis.timeout_seconds).pubsub()  # type: ignore[no-untyped-call]
         self._step = timedelta(seconds=current.engine.priority_step_seconds)
         self._epoch: int | None = None
         self._lead_next = self._sweep_next = self._housekeeping_next = self._broker_next = self._listen_next = 0.0
@@ -212,7 +212,8 @@ class Dispatcher:
     def _next_due(self, now: float) -> None:
         """When the next delayed run is due, if that is before the next sweep."""
         rows = self._ledger.call(
-            "SELECT extract(epoch FROM min(available_at) - clock_timestamp())::float8 FROM runs WHERE state = 'SCHEDULED'"
+            "SELECT extract(epoch FROM min(available_at) - clock_timestamp())::float8 FROM runs"
+            " WHERE state = 'SCHEDULED'"
         )
         seconds = rows[0][0]
         if seconds is not None and now + seconds < self._sweep_next:
@@ -239,9 +240,7 @@ class Dispatcher:
             pairs = list(self._unread)[:_PAIRS]
             for pair in pairs:
                 del self._unread[pair]
-            rows = self._ledger.call(
-                _WAITING, [tenant for tenant, _ in pairs], [queue for _, queue in pairs], _HEADS
-            )
+            rows = self._ledger.call(_WAITING, [tenant for tenant, _ in pairs], [queue for _, queue in pairs], _HEADS)
             found: dict[Pair, int] = defaultdict(int)
             candidates = []
             for row in rows:
@@ -355,4 +354,3 @@ class Scheduler(BeatScheduler):  # type: ignore[misc]
     def info(self) -> str:
         """For beat's banner."""
         return "    . dispatcher of the runs in PostgreSQL"
-

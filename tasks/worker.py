@@ -6,7 +6,6 @@ is called, in which order and how often, is the engine's.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import threading
@@ -29,7 +28,7 @@ from tasks.engine.leases import Keeper
 from tasks.engine.ledger import Change, Ledger, Settlement
 from tasks.engine.publish import Notice
 from tasks.engine.refusals import Refusals
-from tenants import db, log, roles, settings, system
+from tenants import db, ids, log, roles, settings, system
 from tenants.errors import InvalidInput
 from tenants.settings import Settings
 
@@ -47,7 +46,7 @@ class RunTask(Task):  # type: ignore[misc]
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult:
         """Trigger a run of this task; see `Tenantry.send_task`."""
-        return cast(Tenantry, self.app).send_task(self.name, args=args, kwargs=kwargs, **options)
+        return cast("Tenantry", self.app).send_task(self.name, args=args, kwargs=kwargs, **options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         """Execute one released attempt: called by Celery's tracer in a child, never by hand."""
@@ -55,6 +54,7 @@ class RunTask(Task):  # type: ignore[misc]
         if request.called_directly:
             raise InvalidInput("Call a task through triggerBackgroundTask, .delay() or send_task: it then makes a run.")
         bench = _bench()
+        bench.listen()
         ending, settlement = execute.perform(
             bench.desk, registry.definition(self.name), _headers(request), str(request.hostname), bench.finished
         )
@@ -99,7 +99,8 @@ class Tenantry(Celery):  # type: ignore[misc]
         slug = (headers or {}).get("tenant") or current.tenant
         if not slug:
             raise InvalidInput(
-                "Every run belongs to a tenant: pass headers={'tenant': '<slug>'}, or set TENANTRY_TENANT for `celery call`."
+                "Every run belongs to a tenant: pass headers={'tenant': '<slug>'},"
+                " or set TENANTRY_TENANT for `celery call`."
             )
         definition = registry.resolve(name, registry.families().keys())
         given = dict(zip(definition.input.model_fields, args or (), strict=False)) | dict(kwargs or {})
@@ -122,7 +123,7 @@ class Tenantry(Celery):  # type: ignore[misc]
         finally:
             engine.dispose()
         _tell(current, current.redis.worker_url or current.redis.url, notices)
-        return self.AsyncResult(publish.ids.show("run", accepted.run.id))
+        return self.AsyncResult(ids.show("run", accepted.run.id))
 
 
 def create(current: Settings) -> Tenantry:
@@ -198,7 +199,7 @@ class Bench:
         self.settings = current
         self.board = Board(_SLOTS)
         self.refusals = Refusals()
-        self.keeper: Keeper | None = None
+        self._listens = False
         self._open()
 
     def after_fork(self) -> None:
@@ -207,12 +208,16 @@ class Bench:
         self.desk.engine.dispose(close=False)
         self._open()
 
+    def listen(self) -> None:
+        """Take the soft signal over from the pool, which sets its own handler after a child has been initialised."""
+        if not self._listens and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, lambda number, frame: execute.interrupt())
+            self._listens = True
+
     def finished(self, change: Change, settlement: Settlement, notices: list[Notice]) -> None:
         """Tell the result backend, the tenant's stream and the dispatcher, best effort, in one pipeline."""
         pipeline = self.client.pipeline(transaction=False)
-        results.add(
-            pipeline, app.backend, change, settlement.result, settlement.error, self.settings.redis.result_days
-        )
+        results.add(pipeline, app.backend, change, settlement.result, settlement.error, self.settings.redis.result_days)
         publish.add(pipeline, notices, self.settings.redis.stream_length)
         _execute(pipeline)
 
@@ -248,7 +253,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Start the keeper."""
         bench = _bench()
         current = bench.settings
-        self.keeper = bench.keeper = Keeper(
+        self.keeper = Keeper(
             parent.hostname,
             bench.board,
             Ledger(current.database.url, current.engine, application="tenantry-keeper"),
@@ -262,7 +267,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.keeper.start()
 
     def register_with_event_loop(self, parent: Any, hub: Any) -> None:
-        """Called again at every connection to the broker; the pool sets its own handlers in the same turn of the loop."""
+        """Called again at every connection to the broker; the pool sets its own handlers in the same turn."""
         hub.call_soon(self._listen_for_deaths, parent.pool._pool)
 
     def _listen_for_deaths(self, pool: Any) -> None:
@@ -344,7 +349,6 @@ def _start(**_: Any) -> None:
 def _start_child(**_: Any) -> None:
     random.seed()
     _bench().after_fork()
-    signal.signal(signal.SIGUSR1, lambda number, frame: execute.interrupt())
 
 
 app = create(settings.current())

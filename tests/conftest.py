@@ -135,4 +135,4 @@ def _no_thread_left_to_fail_in_silence() -> Iterator[None]:
     assert not failures, failures[0]
 
 
-psycopg2.extras.register_uuid()
+psycopg2.extras.register_uuid()  # type: ignore[no-untyped-call]

@@ -143,12 +143,10 @@ class RunContext:
         with self._open() as session:
             done = session.get(RunStep, (self.tenant, self.run, name))
             if done is not None:
-                return cast(T, done.value)
+                return cast("T", done.value)
             value = work(session)
             session.add(
-                RunStep(
-                    tenant_id=self.tenant, run_id=self.run, step=name, value=value, fence=self.attempt_held.fence
-                )
+                RunStep(tenant_id=self.tenant, run_id=self.run, step=name, value=value, fence=self.attempt_held.fence)
             )
             session.flush()
             with self.protected(), _own_errors():
@@ -156,7 +154,7 @@ class RunContext:
                     text("SELECT hold_lease(:run, :fence)"), {"run": self.run, "fence": self.attempt_held.fence}
                 )
                 session.commit()
-            self._after.extend(cast(list[publish.Notice], db.notices(session)))
+            self._after.extend(cast("list[publish.Notice]", db.notices(session)))
         self._flush()
         return value
 
@@ -196,9 +194,7 @@ class RunContext:
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the run is. Cheap: a few a second are streamed, at most one a second is stored."""
         held = self.attempt_held
-        self._progress = publish.Progress(
-            held.tenant, held.run, held.sequence, held.number, current, total, message
-        )
+        self._progress = publish.Progress(held.tenant, held.run, held.sequence, held.number, current, total, message)
         now = time.monotonic()
         if now - self._progress_sent >= _STREAM_SECONDS:
             self._progress_sent = now
@@ -268,7 +264,7 @@ class RunContext:
                 .one()
             )
             self._session.commit()
-        self._after.extend(cast(list[publish.Notice], db.notices(self._session)))
+        self._after.extend(cast("list[publish.Notice]", db.notices(self._session)))
         return settled(held.tenant, held.run, row)
 
     def roll_back(self) -> None:

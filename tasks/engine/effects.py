@@ -33,9 +33,7 @@ class Door:
     fence: int
 
 
-def once(
-    door: Door, key: str, call: Callable[[str], Any], look_up: Callable[[str], Any | None] | None = None
-) -> Any:
+def once(door: Door, key: str, call: Callable[[str], Any], look_up: Callable[[str], Any | None] | None = None) -> Any:
     """Do something outside at most once.
 
     Args:

@@ -23,8 +23,8 @@ from tasks.engine.grants import BadGrant, Grant
 from tasks.engine.ledger import Change, Claim, Settlement
 from tasks.engine.publish import Bell, Notice
 from tasks.engine.states import RunState
-from tenants import ids
 from tasks.registry import TaskDefinition
+from tenants import ids
 
 log = structlog.get_logger(__name__)
 _LARGEST_RESULT = 1024 * 1024
@@ -65,9 +65,7 @@ def perform(
     if grants.expired(grant):
         log.info("grant_expired", run=ids.show("run", grant.run))
         return Ending.IGNORE, None
-    claim = desk.ledger.claim(
-        grant.tenant, grant.run, grant.fence, definition.name, worker, definition.hard_seconds
-    )
+    claim = desk.ledger.claim(grant.tenant, grant.run, grant.fence, definition.name, worker, definition.hard_seconds)
     if claim is None:
         log.info("message_stale", run=ids.show("run", grant.run), fence=grant.fence)
         return Ending.IGNORE, None
@@ -116,9 +114,7 @@ def _attempt(
         claimed_at=claim.at,
     )
     context = RunContext(held, desk)
-    desk.send(
-        [Change(grant.tenant, grant.run, RunState.RUNNING, claim.sequence, claim.attempt, claim.at, grant.queue)]
-    )
+    desk.send([Change(grant.tenant, grant.run, RunState.RUNNING, claim.sequence, claim.attempt, claim.at, grant.queue)])
     with structlog.contextvars.bound_contextvars(run=context.run_id, task=definition.name, attempt=claim.attempt):
         try:
             _running[slot] = context
@@ -188,7 +184,7 @@ def _work(context: RunContext, claim: Claim) -> Settlement:
 
 
 def _settle(context: RunContext, settlement: Settlement) -> Change:
-    """Commit the session with the settlement where the outcome keeps it; any other outcome rolls back, settles alone."""
+    """Commit the session with the settlement where the outcome keeps it; any other rolls back and settles alone."""
     keeps = settlement.state in _COMMITS or settlement.give_back
     if keeps:
         try:

@@ -1,4 +1,4 @@
-"""The lease keeper: beside its children, a worker's parent renews their leases, watches their time, ends them if need be.
+"""The lease keeper: a worker's parent renews its children's leases, watches their time, ends them if need be.
 
 Two threads: one talks to the database and may have to wait for it, the other never waits, so that time limits and the
 self-fence hold also while the database does not answer.
@@ -6,6 +6,7 @@ self-fence hold also while the database does not answer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -224,7 +225,11 @@ class Keeper:
     def _fence(self, slot: Slot) -> None:
         """The lease is lost: nothing this attempt writes can be committed any more. Its own commit is left to end."""
         current = self._board.read(slot.index)
-        if current is not None and slot.same(current) and (current.phase is Phase.WORKING or slot.reason is Reason.FENCED):
+        if (
+            current is not None
+            and slot.same(current)
+            and (current.phase is Phase.WORKING or slot.reason is Reason.FENCED)
+        ):
             self._end(slot, Reason.FENCED)
         elif current is not None and slot.same(current):
             self._board.give_reason(slot.index, Reason.FENCED)
@@ -240,10 +245,8 @@ class Keeper:
 
 
 def _kill(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def _cause(exitcode: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from tasks.engine.outcomes import Fenced
 from tasks.engine.states import RunState
 from tenants.settings import Engine
 
-extras.register_uuid()
+extras.register_uuid()  # type: ignore[no-untyped-call]
 FENCED = "TN010"
 NOT_LEADING = "TN011"
 
@@ -173,10 +174,8 @@ class Ledger:
     def close(self) -> None:
         """Close the connection; the next call opens another."""
         if self._connection is not None:
-            try:
+            with contextlib.suppress(psycopg2.Error):
                 self._connection.close()
-            except psycopg2.Error:
-                pass
             self._connection = None
 
     def abandon(self) -> None:
@@ -202,9 +201,7 @@ class Ledger:
 SETTLE = "SELECT * FROM settle_run(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 
 
-def settle_values(
-    tenant: UUID, run: UUID, fence: int, settlement: Settlement, step: timedelta
-) -> tuple[Any, ...]:
+def settle_values(tenant: UUID, run: UUID, fence: int, settlement: Settlement, step: timedelta) -> tuple[Any, ...]:
     """The values of the settling statement."""
     return (
         tenant,
@@ -250,10 +247,8 @@ def close_descriptor(connection: extensions.connection) -> None:
     The object is kept: collecting it would say good-bye on a descriptor that may by then be another's.
     """
     _ABANDONED.append(connection)
-    try:
+    with contextlib.suppress(OSError, psycopg2.Error):
         os.close(connection.fileno())
-    except (OSError, psycopg2.Error):
-        pass
 
 
 _ABANDONED: list[extensions.connection] = []

@@ -6,9 +6,9 @@ from typing import Any
 
 from celery.backends.base import Backend
 
+from tasks.engine.ledger import Change
 from tasks.engine.states import RunState
 from tenants import ids
-from tasks.engine.ledger import Change
 
 _CELERY_STATES = {
     RunState.SUCCEEDED: "SUCCESS",
@@ -23,7 +23,9 @@ class RunError(Exception):
     """A run failed. Its type and message stand in the ledger."""
 
 
-def add(pipeline: Any, backend: Backend, change: Change, result: Any, error: dict[str, Any] | None, days: float) -> None:
+def add(
+    pipeline: Any, backend: Backend, change: Change, result: Any, error: dict[str, Any] | None, days: float
+) -> None:
     """Put the run's result on a Redis pipeline, under Celery's own key and in its own form.
 
     Args:

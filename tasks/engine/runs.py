@@ -154,13 +154,13 @@ def page(
 ) -> Page[Run]:
     """One page of runs, newest first."""
     return pages.read(
-        session, _matching(select(Run), wanted), Run.id, "run", first=first, after=after, last=last, before=before
+        session, matching(select(Run), wanted), Run.id, "run", first=first, after=after, last=last, before=before
     )
 
 
 def count(session: Session, wanted: RunFilter, most: int) -> int:
     """How many runs match, counted up to `most`."""
-    found = _matching(select(Run.id), wanted).limit(most).subquery()
+    found = matching(select(Run.id), wanted).limit(most).subquery()
     return session.scalar(select(func.count()).select_from(found)) or 0
 
 
@@ -250,7 +250,7 @@ def move(session: Session, run: Run, state: RunState, note: str | None) -> None:
     """Change the state of a run that is locked, with its event; told to others after the commit."""
     run.state = state
     run.sequence += 1
-    now = cast(datetime, session.scalar(select(func.clock_timestamp())))
+    now = cast("datetime", session.scalar(select(func.clock_timestamp())))
     session.add(
         RunEvent(
             tenant_id=run.tenant_id,
@@ -265,7 +265,8 @@ def move(session: Session, run: Run, state: RunState, note: str | None) -> None:
     db.notify(session, Change(run.tenant_id, run.id, state, run.sequence, run.attempt, now, run.queue))
 
 
-def _matching(query: Select[Any], wanted: RunFilter) -> Select[Any]:
+def matching(query: Select[Any], wanted: RunFilter) -> Select[Any]:
+    """The query for those runs only that match the filter."""
     if wanted.ids is not None:
         query = query.where(Run.id.in_(wanted.ids))
     if wanted.task_name is not None:
@@ -285,9 +286,7 @@ def _matching(query: Select[Any], wanted: RunFilter) -> Select[Any]:
     return query
 
 
-def _check(
-    session: Session, request: TriggerRequest, *path: str, origin: UUID | None = None
-) -> dict[str, Any]:
+def _check(session: Session, request: TriggerRequest, *path: str, origin: UUID | None = None) -> dict[str, Any]:
     """A request as the database takes it, every value checked."""
     caller = context.principal(session)
     try:
@@ -374,9 +373,11 @@ def _args(
             for found in error.errors(include_url=False, include_input=False, include_context=False)
         )
         return {}
-    args = checked.model_dump(mode="json", exclude_unset=True)
+    args: dict[str, Any] = checked.model_dump(mode="json", exclude_unset=True)
     if len(orjson.dumps(args)) > _LARGEST_ARGS:
-        issues.append(Issue((*path, "args"), f"must be at most {_LARGEST_ARGS} bytes of JSON: pass a reference instead"))
+        issues.append(
+            Issue((*path, "args"), f"must be at most {_LARGEST_ARGS} bytes of JSON: pass a reference instead")
+        )
     return args
 
 
@@ -442,5 +443,5 @@ def _detail(error: DBAPIError) -> str | None:
     """The error's detail, by whichever driver."""
     original: Any = error.orig
     if diagnostics := getattr(original, "diag", None):
-        return cast(str | None, diagnostics.message_detail)
-    return cast(str | None, getattr(original.__cause__ or original, "detail", None))
+        return cast("str | None", diagnostics.message_detail)
+    return cast("str | None", getattr(original.__cause__ or original, "detail", None))

@@ -138,7 +138,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         try:
             return check(self.ring, element, queue)
         except BadGrant as error:
-            self.refuse(error.reason, queue, hashlib.sha256(element).hexdigest())
+            type(self).refuse(error.reason, queue, hashlib.sha256(element).hexdigest())
             return None
 
     @contextmanager

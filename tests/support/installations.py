@@ -103,7 +103,9 @@ class Installation:
             "--without-mingle", "--without-gossip", "-l", "INFO", *options, **environment,
         )  # fmt: skip
         eventually(
-            lambda: self.rows("SELECT 1 FROM workers WHERE name = %s AND last_seen > now() - interval '5 s'", f"{name}@test")
+            lambda: self.rows(
+                "SELECT 1 FROM workers WHERE name = %s AND last_seen > now() - interval '5 s'", f"{name}@test"
+            )
         )
 
     def start_dispatcher(self, name: str = "d1", **environment: str) -> None:

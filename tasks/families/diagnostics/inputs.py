@@ -59,7 +59,9 @@ class Steps(Input):
     seconds: float = Field(0, ge=0, le=3600)
 
 
-def _define(name: str, input: type[Input], description: str, soft: float = 3600, hard: float = 3660) -> TaskDefinition[Input]:
+def _define(
+    name: str, input: type[Input], description: str, soft: float = 3600, hard: float = 3660
+) -> TaskDefinition[Input]:
     return TaskDefinition(
         f"diagnostics.{name}", input, description, QUEUE, soft_seconds=soft, hard_seconds=hard, retry=_QUICKLY
     )

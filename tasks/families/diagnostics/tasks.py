@@ -68,7 +68,7 @@ def allocate(ctx: RunContext, args: inputs.Allocate) -> int:
 
 
 @registry.body(inputs.RUNS)
-def runs(ctx: RunContext, args: inputs.Input) -> int:
+def runs(ctx: RunContext, args: registry.Input) -> int:
     return ctx.session.scalar(select(func.count()).select_from(Run)) or 0
 
 
@@ -76,9 +76,7 @@ def runs(ctx: RunContext, args: inputs.Input) -> int:
 def effect(ctx: RunContext, args: inputs.EffectInput) -> Any:
     def call(idempotency_key: str) -> dict[str, int]:
         try:
-            answer = httpx2.post(
-                str(args.url), headers={"Idempotency-Key": idempotency_key}, timeout=_EFFECT_SECONDS
-            )
+            answer = httpx2.post(str(args.url), headers={"Idempotency-Key": idempotency_key}, timeout=_EFFECT_SECONDS)
         except httpx2.ConnectError as error:
             raise NotDone from error
         answer.raise_for_status()

@@ -1,0 +1,425 @@
+"""Live updates of runs for the subscribers of one API process: one reader for all, the ledger for what it missed.
+
+A subscriber follows first, then gets the snapshot, then what changed, each run in the order of `sequence`. What Redis
+lost or brought in another order is filled in from the ledger's events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+import redis
+import redis.asyncio
+import structlog
+from redis.backoff import NoBackoff
+
+from tasks.engine import positions
+from tasks.engine.positions import Event, Position
+from tasks.engine.runs import RunFilter
+from tasks.engine.states import TERMINAL
+from tenants import names
+from tenants.context import Scope
+from tenants.errors import TenantryError
+from tenants.settings import Settings
+
+log = structlog.get_logger(__name__)
+_POLL_SECONDS = 2.0
+_BLOCK_MILLISECONDS = 1000
+_BATCH = 1000
+_KEPT_EVENTS = 64
+_KEPT_RUNS = 10_000
+_RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a subscriber gets. A RESET has no run.
+
+    Args:
+        kind: SNAPSHOT, CHANGE, PROGRESS or RESET.
+        cursor: where to go on from after a break.
+        progress: current, total, message.
+        coalesced: how many earlier updates of this run this one stands for.
+    """
+
+    kind: str
+    cursor: str
+    at: datetime
+    run_id: UUID | None = None
+    sequence: int | None = None
+    state: str | None = None
+    attempt: int | None = None
+    progress: tuple[float, float | None, str | None] | None = None
+    coalesced: int = 0
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What waits for a subscriber about one run."""
+
+    events: list[Event] = field(default_factory=list)
+    newest: int = 0
+    progress: tuple[float, float | None, str | None] | None = None
+    merged: int = 0
+
+
+class _Subscriber:
+    """One open subscription. Its buffer is bounded: what does not fit is read from the ledger."""
+
+    def __init__(self, wanted: UUID | RunFilter) -> None:
+        self.wanted = wanted
+        self.ready = asyncio.Event()
+        self.pending: dict[UUID, _Pending] = {}
+        self.overflown = False
+        self.reached: Position | None = None
+        """Every event up to here has been put."""
+        self.safe: Position | None = None
+        """Every event up to here has been sent: where a client that breaks off now has to go on from."""
+        self.seen: dict[UUID, tuple[int, str, int]] = {}
+        """Run → sequence, state and attempt last sent."""
+
+    def put(self, event: Event) -> None:
+        """An event has come."""
+        if (pending := self._of(event.run)) is None:
+            return
+        if len(pending.events) < _KEPT_EVENTS:
+            pending.events.append(event)
+        pending.newest = max(pending.newest, event.sequence)
+        self.ready.set()
+
+    def put_progress(self, run: UUID, progress: tuple[float, float | None, str | None]) -> None:
+        """A run has told how far it is; the newest is enough."""
+        if (pending := self._of(run)) is None:
+            return
+        if pending.progress is not None:
+            pending.merged += 1
+        pending.progress = progress
+        self.ready.set()
+
+    def take(self) -> tuple[dict[UUID, _Pending], Position | None]:
+        """All that waits, and the position that is reached once it has been sent."""
+        taken, self.pending = self.pending, {}
+        self.ready.clear()
+        return taken, self.reached
+
+    def forget_ended(self) -> None:
+        """Ended runs are remembered for a while, since the ledger tells of them once more."""
+        surplus = len(self.seen) - _KEPT_RUNS
+        if surplus > 0:
+            for run in [run for run, (_, state, _) in self.seen.items() if state in TERMINAL][:surplus]:
+                del self.seen[run]
+
+    def _of(self, run: UUID) -> _Pending | None:
+        if isinstance(self.wanted, UUID) and run != self.wanted:
+            return None
+        if run not in self.pending and len(self.pending) >= _KEPT_RUNS:
+            self.overflown = True
+            self.ready.set()
+            return None
+        return self.pending.setdefault(run, _Pending())
+
+
+class _Feed:
+    """One tenant's events, for all its subscribers in this process."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.last_id = "$"
+        self.position: Position | None = None
+        self.everything: set[_Subscriber] = set()
+        self.single: dict[UUID, set[_Subscriber]] = {}
+
+    def add(self, subscriber: _Subscriber) -> None:
+        self._place(subscriber).add(subscriber)
+
+    def remove(self, subscriber: _Subscriber) -> None:
+        self._place(subscriber).discard(subscriber)
+        if isinstance(subscriber.wanted, UUID) and not self.single[subscriber.wanted]:
+            del self.single[subscriber.wanted]
+
+    def empty(self) -> bool:
+        return not self.everything and not self.single
+
+    def interested(self, run: UUID) -> list[_Subscriber]:
+        return [*self.everything, *self.single.get(run, ())]
+
+    def hear(self, data: bytes) -> None:
+        """An entry of the tenant's stream."""
+        try:
+            entry = orjson.loads(data)
+            run = UUID(entry["r"])
+            if entry["k"] == "P":
+                current, total, message = entry["p"]
+                for subscriber in self.interested(run):
+                    subscriber.put_progress(run, (current, total, message))
+                return
+            event = Event(run, entry["s"], entry["st"], entry["a"], datetime.fromisoformat(entry["t"]))
+        except (ValueError, KeyError, TypeError):
+            log.warning("stream_entry_unreadable")
+            return
+        for subscriber in self.interested(run):
+            subscriber.put(event)
+
+    def reach(self, position: Position, events: list[Event]) -> None:
+        """The ledger has been read up to the position."""
+        for event in events:
+            for subscriber in self.interested(event.run):
+                subscriber.put(event)
+        self.position = position
+        for subscriber in [*self.everything, *(one for group in self.single.values() for one in group)]:
+            subscriber.reached = position
+
+    def _place(self, subscriber: _Subscriber) -> set[_Subscriber]:
+        if isinstance(subscriber.wanted, UUID):
+            return self.single.setdefault(subscriber.wanted, set())
+        return self.everything
+
+
+class Hub:
+    """The live updates of one API process: one connection to Redis, however many subscribers there are."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._ring = settings.auth.token_keys
+        self._oldest_seconds = settings.engine.retention_days * 86_400
+        self._client = redis.asyncio.Redis.from_url(
+            settings.redis.api_url or settings.redis.url,
+            socket_timeout=_BLOCK_MILLISECONDS / 1000 + settings.redis.timeout_seconds,
+            socket_connect_timeout=settings.redis.timeout_seconds,
+            retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+        )
+        self._feeds: dict[UUID, _Feed] = {}
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._poll())]
+
+    async def close(self) -> None:
+        """Stop reading."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    async def follow(self, scope: Scope, wanted: UUID | RunFilter, after: str | None = None) -> AsyncIterator[Update]:
+        """The updates of one run, until it has ended; or of all runs that match.
+
+        Args:
+            wanted: a run's id, or a filter.
+            after: the cursor of the last update received, to go on from there.
+
+        Raises:
+            NotFound: there is no such run.
+            InvalidInput: the cursor is not one of this stream.
+        """
+        subscriber = _Subscriber(wanted)
+        tenant = scope.principal.tenant
+        position = None
+        if after is not None:
+            position = positions.unseal(self._ring, tenant, after, self._oldest_seconds)
+        feed = await self._join(scope, subscriber)
+        try:
+            async for update in self._begin(scope, subscriber, position, reset=after is not None):
+                yield update
+            while not self._over(subscriber):
+                await subscriber.ready.wait()
+                for update in await self._drain(scope, subscriber):
+                    yield update
+        finally:
+            feed.remove(subscriber)
+            if feed.empty() and self._feeds.get(tenant) is feed:
+                del self._feeds[tenant]
+
+    async def _join(self, scope: Scope, subscriber: _Subscriber) -> _Feed:
+        """Follow before the snapshot is taken, so that nothing falls between the two."""
+        tenant = scope.principal.tenant
+        feed = self._feeds.get(tenant)
+        if feed is None:
+            feed = self._feeds[tenant] = _Feed(scope)
+            feed.add(subscriber)
+            with contextlib.suppress(redis.RedisError, OSError):
+                newest: Any = await self._client.xrevrange(names.stream(tenant), count=1)
+                feed.last_id = newest[0][0].decode() if newest else "0"
+            self._changed.set()
+            return feed
+        feed.add(subscriber)
+        feed.scope = scope
+        return feed
+
+    async def _begin(
+        self, scope: Scope, subscriber: _Subscriber, position: Position | None, *, reset: bool
+    ) -> AsyncIterator[Update]:
+        """A snapshot, or what came since the client's cursor."""
+        found = await scope.read(positions.snapshot, subscriber.wanted)
+        feed = self._feeds[scope.principal.tenant]
+        feed.position = feed.position or found.position
+        if position is not None and position.database == found.position.database:
+            reached, events = await scope.read(positions.since, position)
+            if reached is not position:
+                subscriber.safe, subscriber.reached = position, reached
+                for event in events:
+                    subscriber.put(event)
+                for update in await self._drain(scope, subscriber, resumed=True):
+                    yield update
+                for run in found.runs:
+                    subscriber.seen.setdefault(run.id, (run.sequence, run.state, run.attempt))
+                if not isinstance(subscriber.wanted, UUID) or events:
+                    return
+                reset = False
+        subscriber.safe = subscriber.reached = found.position
+        cursor = self._seal(scope, found.position)
+        if reset:
+            yield Update("RESET", cursor, datetime.now(UTC))
+        for update in self._shown(subscriber, found, cursor):
+            yield update
+
+    def _shown(self, subscriber: _Subscriber, found: positions.Snapshot, cursor: str) -> list[Update]:
+        now = datetime.now(UTC)
+        updates = []
+        for run in found.runs:
+            subscriber.seen[run.id] = (run.sequence, run.state, run.attempt)
+            told = found.progress.get(run.id)
+            progress = None if told is None else (told.current, told.total, told.message)
+            updates.append(Update("SNAPSHOT", cursor, now, run.id, run.sequence, run.state, run.attempt, progress))
+        return updates
+
+    async def _drain(self, scope: Scope, subscriber: _Subscriber, *, resumed: bool = False) -> list[Update]:
+        """What waits, each run in order and without a gap."""
+        if subscriber.overflown:
+            subscriber.overflown = False
+            await self._catch_up(scope, subscriber)
+        taken, reached = subscriber.take()
+        assert subscriber.safe is not None
+        cursor = self._seal(scope, subscriber.safe)
+        await self._admit(scope, subscriber, taken, resumed=resumed)
+        await self._fill(scope, subscriber, taken)
+        updates: list[Update] = []
+        for run, pending in taken.items():
+            if run in subscriber.seen:
+                updates += _in_order(subscriber, run, pending, cursor)
+        subscriber.safe = reached
+        subscriber.forget_ended()
+        return updates
+
+    async def _admit(
+        self, scope: Scope, subscriber: _Subscriber, taken: dict[UUID, _Pending], *, resumed: bool
+    ) -> None:
+        """Which of the runs not sent so far match the filter; they are sent from their first change on, or from now."""
+        if isinstance(subscriber.wanted, UUID):
+            subscriber.seen.setdefault(subscriber.wanted, (_first(taken.get(subscriber.wanted)), "", 0))
+            return
+        unknown = [run for run, pending in taken.items() if run not in subscriber.seen and pending.events]
+        if not unknown:
+            return
+        fitting = set(unknown)
+        if subscriber.wanted != RunFilter():
+            fitting = await scope.read(positions.fitting, unknown, subscriber.wanted)
+        for run in fitting:
+            first = _first(taken[run])
+            subscriber.seen[run] = (first if resumed or subscriber.wanted.states else 0, "", 0)
+
+    async def _fill(self, scope: Scope, subscriber: _Subscriber, taken: dict[UUID, _Pending]) -> None:
+        """Read from the ledger what is missing between the last change sent and the newest one heard of."""
+        gaps = []
+        for run, pending in taken.items():
+            if run in subscriber.seen and pending.events:
+                after = subscriber.seen[run][0]
+                have = {event.sequence for event in pending.events}
+                if any(sequence not in have for sequence in range(after + 1, pending.newest + 1)):
+                    gaps.append((run, after, pending.newest))
+        if gaps:
+            for event in await scope.read(positions.between, gaps):
+                taken[event.run].events.append(event)
+
+    async def _catch_up(self, scope: Scope, subscriber: _Subscriber) -> None:
+        """The buffer was full: read what came from the ledger."""
+        assert subscriber.safe is not None
+        subscriber.reached, events = await scope.read(positions.since, subscriber.safe)
+        for event in events:
+            subscriber.put(event)
+
+    def _seal(self, scope: Scope, position: Position) -> str:
+        return positions.seal(self._ring, scope.principal.tenant, position)
+
+    def _over(self, subscriber: _Subscriber) -> bool:
+        """A single run's updates end with its end."""
+        if not isinstance(subscriber.wanted, UUID):
+            return False
+        return subscriber.seen.get(subscriber.wanted, (0, "", 0))[1] in TERMINAL
+
+    async def _read(self) -> None:
+        """Follow the streams of all tenants that have subscribers."""
+        while True:
+            if not self._feeds:
+                await self._changed.wait()
+            self._changed.clear()
+            reading = asyncio.ensure_future(self._read_once())
+            changing = asyncio.ensure_future(self._changed.wait())
+            await asyncio.wait({reading, changing}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (reading, changing):
+                if not task.done():
+                    task.cancel()
+            done = (await asyncio.gather(reading, changing, return_exceptions=True))[0]
+            if isinstance(done, redis.RedisError | OSError):
+                log.warning("stream_not_read", error=type(done).__name__)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _read_once(self) -> None:
+        feeds = {names.stream(tenant).encode(): feed for tenant, feed in self._feeds.items()}
+        if not feeds:
+            return
+        wanted: dict[Any, Any] = {name: feed.last_id for name, feed in feeds.items()}
+        answer: Any = await self._client.xread(wanted, count=_BATCH, block=_BLOCK_MILLISECONDS)
+        for name, entries in answer.items() if isinstance(answer, dict) else answer or []:
+            feed = feeds[name]
+            for entry_id, fields in _entries(entries):
+                feed.last_id = entry_id.decode()
+                feed.hear(fields.get(b"u", b""))
+
+    async def _poll(self) -> None:
+        """Ask the ledger, now and then, for what Redis may have lost."""
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            for feed in list(self._feeds.values()):
+                if feed.position is None:
+                    continue
+                try:
+                    feed.reach(*await feed.scope.read(positions.since, feed.position))
+                except (TenantryError, OSError) as error:
+                    log.warning("ledger_not_read", error=type(error).__name__)
+                except Exception:
+                    log.exception("ledger_not_read")
+
+
+def _in_order(subscriber: _Subscriber, run: UUID, pending: _Pending, cursor: str) -> list[Update]:
+    """One run's updates that follow on what was sent."""
+    updates = []
+    for event in sorted(pending.events, key=lambda event: event.sequence):
+        if event.sequence == subscriber.seen[run][0] + 1:
+            subscriber.seen[run] = (event.sequence, event.state, event.attempt)
+            updates.append(Update("CHANGE", cursor, event.at, run, event.sequence, event.state, event.attempt))
+    sequence, state, attempt = subscriber.seen[run]
+    if pending.progress is not None and state == "RUNNING":
+        now = datetime.now(UTC)
+        updates.append(Update("PROGRESS", cursor, now, run, sequence, state, attempt, pending.progress, pending.merged))
+    return updates
+
+
+def _first(pending: _Pending | None) -> int:
+    """The sequence before the first one that waits."""
+    if pending is None or not pending.events:
+        return 0
+    return min(event.sequence for event in pending.events) - 1
+
+
+def _entries(found: Any) -> Any:
+    """The entries of one stream; redis-py nests them once more under RESP 3."""
+    return found[0] if found and isinstance(found[0], list) and found[0] and isinstance(found[0][0], tuple) else found
