@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import datetime
 from enum import Enum
+from uuid import UUID
 
 import strawberry
-from tasks.engine.streams import Update
 
 from schema import permissions
 from schema import runs as shown
@@ -16,6 +16,7 @@ from schema.runs import Progress, Run, RunFilter
 from schema.scalars import Cursor
 from tasks.engine import runs
 from tasks.engine.states import RunState
+from tasks.engine.streams import Update
 from tenants import ids
 
 
@@ -44,7 +45,12 @@ class RunUpdate:
     progress: Progress | None
     at: datetime
     coalesced: int
-    run: Run | None
+    key: strawberry.Private[UUID | None]
+
+    @strawberry.field(description="As it is when the update is sent.")
+    async def run(self, info: Info) -> Run | None:
+        row = None if self.key is None else await info.context.loaders.runs.load(self.key)
+        return None if row is None else shown.show(row)
 
 
 @strawberry.type
@@ -69,14 +75,13 @@ class Subscription:
         return _follow(info, shown.read_filter(filter), after)
 
 
-async def _follow(info: Info, wanted: object, after: str | None) -> AsyncIterator[RunUpdate]:
+async def _follow(info: Info, wanted: UUID | runs.RunFilter, after: str | None) -> AsyncIterator[RunUpdate]:
     updates = info.context.hub.follow(info.context.data, wanted, after)
     async for update in info.context.live(updates):
         yield _show(update)
 
 
 def _show(update: Update) -> RunUpdate:
-    progress = update.progress
     return RunUpdate(
         kind=RunUpdateKind(update.kind),
         cursor=Cursor(update.cursor),
@@ -84,8 +89,8 @@ def _show(update: Update) -> RunUpdate:
         sequence=update.sequence,
         state=None if update.state is None else RunState(update.state),
         attempt=update.attempt,
-        progress=None if progress is None else shown.show_progress(progress.current, progress.total, progress.message),
+        progress=None if update.progress is None else shown.show_progress(*update.progress),
         at=update.at,
         coalesced=update.coalesced,
-        run=None if update.run is None else shown.show(update.run),
+        key=update.run_id,
     )

@@ -1,0 +1,60 @@
+"""Answers outside GraphQL's execution, in the same form: a list of errors, each with its code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from tenants import errors
+from tenants.errors import TenantryError
+
+_STATUS = {
+    "UNAUTHENTICATED": 401,
+    "FORBIDDEN": 403,
+    "NOT_FOUND": 404,
+    "CONFLICT": 409,
+    "INVALID_STATE": 409,
+    "RATE_LIMITED": 429,
+    "UNAVAILABLE": 503,
+    "BAD_USER_INPUT": 400,
+}
+
+
+class Json(Response):
+    """A JSON response."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
+
+
+def failure(status: int, code: str, message: str, **extensions: Any) -> Json:
+    """A failed request."""
+    return Json({"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}, status)
+
+
+def refusal(error: TenantryError) -> Json:
+    """An expected failure."""
+    match error:
+        case errors.RateLimited():
+            wait: float | None = error.retry_after_seconds
+        case errors.Unavailable():
+            wait = error.retry_after_seconds
+        case _:
+            wait = None
+    details: dict[str, Any] = {}
+    if wait:
+        details["retryAfterSeconds"] = wait
+    if isinstance(error, errors.Unauthenticated):
+        details["reason"] = error.reason
+    if isinstance(error, errors.InvalidInput):
+        details["issues"] = [{"path": list(issue.path), "message": issue.message} for issue in error.issues]
+    answer = failure(_STATUS.get(error.code, 400), error.code, error.message, **details)
+    if wait:
+        answer.headers["Retry-After"] = str(max(1, round(wait)))
+    if answer.status_code == 401:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer

@@ -1,0 +1,148 @@
+"""The API process: put together, started, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+
+from api import health, metrics
+from api.auth import Authenticator
+from api.graphql import View
+from api.health import Readiness
+from api.logins import Logins
+from api.middleware import Envelope
+from api.static import FOLDER
+from tasks.engine.publish import Bells
+from tasks.engine.streams import Hub
+from tenants import log, roles, settings
+from tenants.db import AsyncDatabase
+from tenants.errors import Misconfigured
+from tenants.settings import Settings
+
+
+def create() -> Starlette:
+    """The application, for `uvicorn --factory api.app:create`.
+
+    Raises:
+        SystemExit: the configuration is wrong; the message is one sentence.
+    """
+    try:
+        current = settings.load()
+        _check(current)
+    except Misconfigured as error:
+        raise SystemExit(error.message) from None
+    log.configure(current)
+    return assemble(current)
+
+
+def assemble(current: Settings) -> Starlette:
+    """The application with these settings."""
+    database = AsyncDatabase(current.database)
+    bells = Bells(current)
+    hub = Hub(current)
+    authenticator = Authenticator(current, database, bells.ring)
+    logins = Logins(current, authenticator)
+    client = _redis(current)
+    stopping = asyncio.Event()
+    view = View(current, authenticator, hub, stopping)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with database.engine.connect() as connection:
+            await connection.run_sync(roles.refuse_bypass)
+        with _told_to_stop(stopping):
+            hub.start()
+            gc.collect()
+            gc.freeze()
+            yield
+        stopping.set()
+        await hub.close()
+        await authenticator.close()
+        logins.close()
+        await bells.close()
+        await client.aclose()
+        await database.close()
+
+    return Starlette(
+        routes=[
+            Route("/graphql", view, methods=["GET", "POST"]),
+            WebSocketRoute("/graphql", view),
+            Route("/health/live", health.live),
+            Route("/health/ready", Readiness(authenticator, client).show),
+            Route("/metrics", metrics.show),
+            *logins.routes(),
+            Mount("/static", StaticFiles(directory=FOLDER)),
+        ],
+        middleware=[Middleware(Envelope, body_bytes=current.api.bulk_body_bytes), *_cors(current)],
+        lifespan=lifespan,
+    )
+
+
+def _check(current: Settings) -> None:
+    if not current.database.url:
+        raise Misconfigured("DATABASE_URL is not set: the API needs the login tenantry_app.")
+    if not current.auth.token_keys:
+        raise Misconfigured("TENANTRY_AUTH__TOKEN_KEYS is not set: people could not log in.")
+    if not current.auth.key_pepper.get_secret_value():
+        raise Misconfigured("TENANTRY_AUTH__KEY_PEPPER is not set: API keys could not be verified.")
+
+
+def _redis(current: Settings) -> redis.asyncio.Redis:
+    return redis.asyncio.Redis.from_url(
+        current.redis.api_url or current.redis.url,
+        socket_timeout=current.redis.timeout_seconds,
+        socket_connect_timeout=current.redis.timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def _cors(current: Settings) -> list[Middleware]:
+    if not current.api.allowed_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=current.api.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            max_age=600,
+        )
+    ]
+
+
+@contextmanager
+def _told_to_stop(stopping: asyncio.Event) -> Iterator[None]:
+    """Hear SIGTERM and SIGINT beside the server, which waits for open streams to end before it ends the lifespan."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stopping.set)
+        if callable(before[number]):
+            before[number](number, frame)
+
+    for number in before:
+        signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,201 @@
+"""GraphQL over HTTP, server-sent events and WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any, NoReturn, cast
+
+import orjson
+from cross_web import AsyncHTTPRequestAdapter, HTTPException
+from graphql import FieldNode, GraphQLError, OperationDefinitionNode, OperationType, parse
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+from starlette.websockets import WebSocket
+from strawberry.asgi import GraphQL
+from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
+from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
+
+from api import answers, auth
+from api.auth import Authenticator
+from api.middleware import request_id
+from api.sockets import Socket, SocketHandler
+from api.static import GRAPHIQL
+from schema import guards, root
+from schema.context import Context
+from tasks.engine.streams import Hub
+from tenants.errors import TenantryError, Unauthenticated, Unavailable
+from tenants.settings import Settings
+
+QUERY_BYTES = 64 * 1024
+_STANDARD = "application/graphql-response+json"
+_BULK_FIELD = "triggerBackgroundTasks"
+_INIT_SECONDS = 5
+_OPERATIONS = 20
+
+
+class View(GraphQL[Context, None]):
+    """The endpoint `/graphql`.
+
+    Args:
+        settings: of this installation.
+        authenticator: verifies credentials.
+        hub: the live updates of this process.
+        stopping: set once this process is to end.
+    """
+
+    graphql_transport_ws_handler_class = SocketHandler
+    websocket_adapter_class = Socket
+
+    def __init__(self, settings: Settings, authenticator: Authenticator, hub: Hub, stopping: asyncio.Event) -> None:
+        development = settings.environment == "development"
+        super().__init__(
+            root.build(introspection=development),
+            graphql_ide="graphiql" if development else None,
+            subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL, GRAPHQL_SSE_PROTOCOL),
+            connection_init_wait_timeout=timedelta(seconds=_INIT_SECONDS),
+            max_subscriptions_per_connection=_OPERATIONS,
+            allowed_origins=settings.api.allowed_origins,
+        )
+        self.settings = settings
+        self.authenticator = authenticator
+        self._hub = hub
+        self._stopping = stopping
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self.run(request)
+        except HTTPException as error:
+            response = answers.failure(error.status_code, "BAD_USER_INPUT", error.reason)
+        except TenantryError as error:
+            response = answers.refusal(error)
+        await response(scope, receive, send)
+
+    async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
+        """The request's context. A refused credential is told where a field needs one; on a socket, at its start."""
+        context = Context(request_id=request_id(request.scope), settings=self.settings, hub=self._hub)
+        if isinstance(request, WebSocket):
+            return context
+        try:
+            text = auth.bearer(request.headers.get("authorization"))
+            if text is not None:
+                await self.admit(context, text)
+                context.end = lambda: self._end(text)
+        except Unauthenticated as refusal:
+            context.refusal = refusal
+        return context
+
+    async def admit(self, context: Context, text: str) -> None:
+        """Let the caller in whom a credential speaks for.
+
+        Raises:
+            Unauthenticated, Unavailable: as `Authenticator.verify`.
+        """
+        credential = await self.authenticator.verify(text)
+        context.scope = self.authenticator.scope(credential.principal)
+        context.suspended = credential.suspended
+
+    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData | list[GraphQLRequestData]:
+        data = await super().parse_http_body(request)
+        size = 0 if request.method == "GET" else len(await request.get_body())
+        if isinstance(data, GraphQLRequestData) and (refusal := self.too_large(data.query, size)):
+            raise HTTPException(413, refusal)
+        return data
+
+    def too_large(self, query: str | None, size: int) -> str | None:
+        """Why a request is too large, or None. Only a bulk trigger may be larger than others.
+
+        Args:
+            query: its query.
+            size: how many bytes it has in all.
+        """
+        if query is not None and len(query.encode("utf-8", "replace")) > QUERY_BYTES:
+            return f"A query must be at most {QUERY_BYTES} bytes: send values as variables."
+        if size > self.settings.api.body_bytes and not _is_bulk(query or ""):
+            return f"A request must be at most {self.settings.api.body_bytes} bytes."
+        return None
+
+    def decode_json(self, data: str | bytes) -> object:
+        return orjson.loads(data)
+
+    def encode_json(self, data: object) -> str:
+        return orjson.dumps(data).decode()
+
+    async def get_sub_response(self, request: Request | WebSocket) -> Response:
+        response = await super().get_sub_response(request)
+        if _STANDARD in request.headers.get("accept", ""):
+            response.media_type = _STANDARD
+        return response
+
+    def create_response(
+        self, response_data: GraphQLHTTPResponse | list[GraphQLHTTPResponse], sub_response: Response
+    ) -> Response:
+        answer = cast("dict[str, Any]", response_data)
+        errors = answer.get("errors") or []
+        codes = {error.get("extensions", {}).get("code") for error in errors}
+        waits = [
+            error["extensions"]["retryAfterSeconds"]
+            for error in errors
+            if "retryAfterSeconds" in error.get("extensions", {})
+        ]
+        standard = sub_response.media_type == _STANDARD
+        status, headers = 200, {}
+        if answer.get("data") is None and errors:
+            if "UNAUTHENTICATED" in codes:
+                status, headers = 401, {"WWW-Authenticate": "Bearer"}
+            elif "UNAVAILABLE" in codes and waits:
+                status, headers = 503, {"Retry-After": str(max(1, round(max(waits))))}
+            elif all("path" not in error for error in errors):
+                # No resolver has run: the standard wants no `data` then, and another status.
+                answer.pop("data", None)
+                status = 400 if standard else 200
+        return Response(
+            self.encode_json(answer),
+            status_code=status,
+            headers=headers,
+            media_type=_STANDARD if standard else "application/json",
+        )
+
+    async def render_graphql_ide(self, request: Request) -> Response:
+        return FileResponse(GRAPHIQL)
+
+    async def _serve_socket(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        socket = WebSocket(scope, receive, send)
+        if GRAPHQL_TRANSPORT_WS_PROTOCOL not in scope["subprotocols"]:
+            await socket.close()  # Before it was accepted: the handshake is answered with 403.
+            return
+        await self.run(socket)
+
+    async def _end(self, text: str) -> NoReturn:
+        """Wait until a stream over HTTP must end."""
+        watch = asyncio.ensure_future(self.authenticator.watch(text))
+        stop = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({watch, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if watch.done():
+                raise Unauthenticated("The credential has ended.", reason=watch.result())
+            raise Unavailable("This server is stopping: connect again.")
+        finally:
+            watch.cancel()
+            stop.cancel()
+
+
+def _is_bulk(query: str) -> bool:
+    """Whether a query is one operation whose only root field triggers many runs."""
+    try:
+        document = parse(query, no_location=True, max_tokens=guards.TOKENS)
+    except GraphQLError:
+        return False
+    if len(document.definitions) != 1:
+        return False
+    [operation] = document.definitions
+    if not isinstance(operation, OperationDefinitionNode) or operation.operation is not OperationType.MUTATION:
+        return False
+    fields = operation.selection_set.selections
+    return len(fields) == 1 and isinstance(fields[0], FieldNode) and fields[0].name.value == _BULK_FIELD

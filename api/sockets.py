@@ -1,0 +1,161 @@
+"""One WebSocket of the protocol graphql-transport-ws: what it may send, and how long it lives.
+
+Source: the protocol's own description, https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, cast
+
+from starlette.websockets import WebSocketState
+from strawberry.asgi import ASGIWebSocketAdapter
+from strawberry.http.exceptions import NonJsonMessageReceived, NonTextMessageReceived
+from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, Message
+
+from api import auth, metrics
+from schema.context import Context
+from tenants.errors import Unauthenticated, Unavailable
+
+if TYPE_CHECKING:
+    from api.graphql import View
+
+_REVOKED, _EXPIRED, _AGAIN, _TOO_BIG = 4401, 4403, 1013, 1009
+_LONGEST_ID = 200
+
+
+class Socket(ASGIWebSocketAdapter):
+    """A socket that knows how large the last frame was, and refuses what is too large."""
+
+    last_size = 0
+
+    async def iter_json(self, *, ignore_parsing_errors: bool = False) -> AsyncGenerator[object, None]:
+        """Every frame as JSON, until the client goes."""
+        most = cast("View", self.view).settings.api.bulk_body_bytes
+        while self.ws.application_state != WebSocketState.DISCONNECTED:
+            frame = await self.ws.receive()
+            if frame["type"] == "websocket.disconnect":
+                return
+            text = frame.get("text")
+            if text is None:
+                raise NonTextMessageReceived
+            self.last_size = len(text)
+            if self.last_size > most:
+                await self.close(_TOO_BIG, "Message too big")
+                return
+            try:
+                message = self.view.decode_json(text)
+            except ValueError as error:
+                raise NonJsonMessageReceived from error
+            yield message
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close it, once."""
+        if self.ws.application_state != WebSocketState.DISCONNECTED:
+            await super().close(code, reason)
+
+
+class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
+    """The protocol, with every frame checked, and with the credential checked for as long as the socket lives."""
+
+    _watch: asyncio.Task[None] | None = None
+
+    async def handle(self) -> None:
+        """Serve the socket until it closes."""
+        with metrics.SOCKETS.track_inprogress():
+            await super().handle()
+
+    async def handle_message(self, message: Message) -> None:
+        """Answer one frame; a malformed one closes the socket with 4400."""
+        if problem := _malformed(message):
+            await self.handle_invalid_message(problem)
+            return
+        if message["type"] == "subscribe":
+            refusal = self._too_large(cast("dict[str, Any]", message))
+            if refusal is not None and self.connection_acknowledged:
+                error = {"message": refusal, "extensions": {"code": "BAD_USER_INPUT"}}
+                await self.websocket.send_json({"id": message["id"], "type": "error", "payload": [error]})
+                return
+        await super().handle_message(message)
+
+    async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
+        """Let the caller in, or close with 4401 for a credential that will not do and 4403 for one that has expired."""
+        if self.connection_init_received:
+            await super().handle_connection_init(message)
+            return
+        try:
+            text = self._credential(message.get("payload") or {})
+            await cast("View", self.view).admit(self.context, text)
+        except Unauthenticated as refusal:
+            await self._close(refusal.reason)
+            return
+        except Unavailable:
+            await self.websocket.close(_AGAIN, "Try again later")
+            return
+        await super().handle_connection_init(message)
+        self._watch = asyncio.create_task(self._end_with(text))
+
+    async def shutdown(self) -> None:
+        """End what runs for this socket."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait({self._watch})
+        await super().shutdown()
+
+    def _credential(self, payload: dict[str, object]) -> str:
+        given = {name.lower(): value for name, value in payload.items()}.get("authorization")
+        if given is None:
+            given = cast("Socket", self.websocket).ws.headers.get("authorization")
+        if not isinstance(given, str):
+            raise Unauthenticated
+        text = auth.bearer(given)
+        assert text is not None
+        return text
+
+    def _too_large(self, message: dict[str, Any]) -> str | None:
+        size = cast("Socket", self.websocket).last_size
+        return cast("View", self.view).too_large(message["payload"]["query"], size)
+
+    async def _end_with(self, text: str) -> None:
+        """Close the socket when its credential ends."""
+        await self._close(await cast("View", self.view).authenticator.watch(text))
+
+    async def _close(self, reason: str) -> None:
+        # Clients stop at 4401, and come back with a new token at 4403.
+        if reason == "expired":
+            await self.websocket.close(_EXPIRED, "Expired")
+        else:
+            await self.websocket.close(_REVOKED, "Unauthorized")
+
+
+def _malformed(message: object) -> str | None:
+    """What is wrong with a frame, or None."""
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        return "A message must be an object with a type"
+    payload = message.get("payload", {})
+    match message["type"]:
+        case "connection_init" | "ping" | "pong":
+            return None if isinstance(payload, dict) else "The payload must be an object"
+        case "complete":
+            return _bad_id(message)
+        case "subscribe":
+            return _bad_id(message) or _bad_operation(message.get("payload"))
+    return "Unknown message type"
+
+
+def _bad_id(message: dict[str, Any]) -> str | None:
+    given = message.get("id")
+    return None if isinstance(given, str) and 1 <= len(given) <= _LONGEST_ID else "The id must be text"
+
+
+def _bad_operation(payload: object) -> str | None:
+    if not isinstance(payload, dict) or not isinstance(payload.get("query"), str):
+        return "The payload must be an object with a query"
+    if not isinstance(payload.get("operationName"), (str, type(None))):
+        return "operationName must be text"
+    for name in ("variables", "extensions"):
+        if not isinstance(payload.get(name), (dict, type(None))):
+            return f"{name} must be an object"
+    return None
