@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import hypothesis  # noqa: F401  Compiling it after greenlets have run ends Python 3.11 with a SystemError.
 import psycopg2
 import psycopg2.extras
 import pytest

@@ -1,8 +1,8 @@
 """Where a reader of the ledger's events stands: a snapshot of PostgreSQL's transactions, and what came since.
 
 Writers commit in another order than they begin, so no counter tells what a reader has missed. A snapshot does:
-everything visible in it has been read, everything else has not. Source: PostgreSQL's documentation, "Transaction ID and Snapshot
-Information Functions".
+everything visible in it has been read, everything else has not. Source: PostgreSQL's documentation, "Transaction ID
+and Snapshot Information Functions".
 """
 
 from __future__ import annotations

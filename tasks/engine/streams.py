@@ -356,20 +356,20 @@ class Hub:
         return subscriber.seen.get(subscriber.wanted, (0, "", 0))[1] in TERMINAL
 
     async def _read(self) -> None:
-        """Follow the streams of all tenants that have subscribers."""
+        """Follow the streams of all tenants that have subscribers; begin anew when there is another."""
         while True:
             if not self._feeds:
                 await self._changed.wait()
             self._changed.clear()
-            reading = asyncio.ensure_future(self._read_once())
-            changing = asyncio.ensure_future(self._changed.wait())
-            await asyncio.wait({reading, changing}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (reading, changing):
-                if not task.done():
+            turn = [asyncio.ensure_future(self._read_once()), asyncio.ensure_future(self._changed.wait())]
+            try:
+                await asyncio.wait(turn, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in turn:
                     task.cancel()
-            done = (await asyncio.gather(reading, changing, return_exceptions=True))[0]
-            if isinstance(done, redis.RedisError | OSError):
-                log.warning("stream_not_read", error=type(done).__name__)
+                read, _ = await asyncio.gather(*turn, return_exceptions=True)
+            if isinstance(read, redis.RedisError | OSError):
+                log.warning("stream_not_read", error=type(read).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read_once(self) -> None:
