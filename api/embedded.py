@@ -23,6 +23,7 @@ from api.programs import Program
 from tenants.errors import Unavailable
 
 Kind = Literal["postgres", "redis"]
+RedisUser = Literal["api", "worker", "dispatcher"]
 
 _HOMES = Path("/var/lib/tenantry")
 _START_SECONDS = 30.0
@@ -31,6 +32,13 @@ _POLL_SECONDS = 0.02
 _PORT_TRIES = 5
 _PREDECESSOR_SECONDS = 5.0
 _IN_USE = b"Address already in use"
+_ORDINARY = "+@all -@admin -@dangerous +info"
+_USERS: dict[RedisUser, str] = {
+    # Nothing of the queues, nor of results: the API reads and writes what belongs to tenants, and rings the bell.
+    "api": f"~t:* ~sys:* &sys:* {_ORDINARY}",
+    "worker": f"~* &* {_ORDINARY}",
+    "dispatcher": f"~* &* {_ORDINARY}",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,12 @@ def start(
                 started, addresses[kind] = begin(site)
                 running.append(started)
         yield Servers(addresses.get("postgres", ""), addresses.get("redis", ""), tuple(running))
+
+
+def redis_address(folder: Path, redis_url: str, user: RedisUser) -> str:
+    """The address of the folder's Redis for one of its users, who may do no more than that part has to."""
+    host = redis_url.rpartition("@")[2]
+    return f"redis://{user}:{state.secret(folder, f'redis_{user}')}@{host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +209,13 @@ def _start_redis(site: _Site) -> tuple[Process, str]:
             save ""
             maxmemory-policy noeviction
         """
+        users = [f"user {user} on >{state.secret(site.folder, f'redis_{user}')} {may}" for user, may in _USERS.items()]
         return Command(
             "redis",
             (str(program.path), "-"),
             programs.ENVIRONMENT,
             account=site.account,
-            standard_input=configuration.encode(),
+            standard_input="\n".join([configuration, *users, ""]).encode(),
             log=_log(site, "redis"),
             orphaned=signal.SIGTERM,
         )

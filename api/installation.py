@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from api import state
-from tenants import settings
+from sqlalchemy.orm import Session
+
+from api import embedded, state
+from tenants import db, settings, system
 from tenants.errors import Misconfigured
 from tenants.roles import Addresses
 from tenants.settings import Settings
@@ -29,6 +32,8 @@ class Installation:
     url: str
     database: Addresses
     redis_url: str
+    redis_users: bool = False
+    """Whether its Redis knows the users of `embedded`; another's is used as it is given."""
 
     def environment(self, part: Part) -> dict[str, str]:
         """The environment of one part: what this process has, and no secret that the part has no use for."""
@@ -68,6 +73,9 @@ class Installation:
             "DATABASE_OWNER_URL": self.database.owner,
             "REDIS_URL": self.redis_url,
         }
+        user = _REDIS_USERS.get(part)
+        if self.redis_users and user is not None:
+            every["REDIS_URL"] = embedded.redis_address(self.folder, self.redis_url, user)
         return {name: every[name] for name in _REACH[part]}
 
 
@@ -90,6 +98,27 @@ def settle(folder: Path | None) -> Settings:
     found = Installation(folder, known["url"], database, known["redis_url"])
     os.environ.update(found.environment("command"))
     return settings.load()
+
+
+@contextmanager
+def inside(current: Settings, slug: str, command: str) -> Iterator[Session]:
+    """A session in a tenant for an operator on this machine; committed at the end.
+
+    Args:
+        slug: the tenant.
+        command: named as the actor.
+
+    Raises:
+        NotFound: there is no such tenant.
+    """
+    principal = system.acting(current, slug, command)
+    engine = db.sync_engine(current.database.url, pool_size=1, application="tenantry-command")
+    try:
+        with db.open_session(engine, principal) as session:
+            yield session
+            session.commit()
+    finally:
+        engine.dispose()
 
 
 def _ring(name: str) -> Callable[[Path], str]:
@@ -116,5 +145,11 @@ _REACH: dict[Part, tuple[str, ...]] = {
     "operator": ("DATABASE_URL", "DATABASE_SYSTEM_URL", "REDIS_URL"),
     "beat": ("DATABASE_SYSTEM_URL", "REDIS_URL"),
     "command": ("DATABASE_URL", "DATABASE_SYSTEM_URL", "DATABASE_OWNER_URL", "REDIS_URL"),
+}
+_REDIS_USERS: dict[Part, embedded.RedisUser] = {
+    "api": "api",
+    "worker": "worker",
+    "operator": "worker",
+    "beat": "dispatcher",
 }
 _ADDRESSES = frozenset(_REACH["command"])

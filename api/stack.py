@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from pydantic import SecretStr
 from sqlalchemy import make_url
 
-from api import embedded, process, state
+from api import embedded, installation, process, state
 from api.installation import ROOT, Installation, Part
 from api.journal import Journal
 from api.process import Command
 from api.supervisor import Supervisor
 from tasks import registry
-from tenants import roles, settings
+from tenants import ids, keys, roles, settings, system
 from tenants.errors import Conflict, Misconfigured, TenantryError
 from tenants.roles import Addresses, Passwords
 from tenants.settings import Settings
@@ -28,6 +29,7 @@ from tenants.settings import Settings
 HOST = "127.0.0.1"
 
 _NAME = "tenantry"
+_OPERATOR = "operator.json"
 _STOP_SECONDS = 7.5
 _PROBE_SECONDS = 0.5
 
@@ -53,40 +55,43 @@ def run(folder: Path, port: int, journal: Journal) -> None:
         servers = stack.enter_context(embedded.start(folder, kinds=_missing(given)))
         for server in servers.processes:
             supervisor.adopt(server)
-        installation = Installation(
+        made = Installation(
             folder,
             url=f"http://{HOST}:{_reserve(port)}",
             database=_prepare_database(given, servers.admin_url, folder),
             redis_url=servers.redis_url or given.redis.url,
+            redis_users=bool(servers.redis_url),
         )
-        process.run(
-            _command(installation, "migrate", "-m", "alembic", "-c", str(ROOT / "alembic.ini"), "upgrade", "head")
-        )
-        stack.callback(installation.save, {})
+        process.run(_command(made, "migrate", "-m", "alembic", "-c", str(ROOT / "alembic.ini"), "upgrade", "head"))
+        key = _make_operator_key(made)
+        stack.callback(made.save, {})
         stack.callback(supervisor.stop, _STOP_SECONDS)
-        for command in _commands(installation):
+        for command in _commands(made):
             supervisor.start(command)
-        supervisor.run(_Watch(installation, supervisor, journal))
+        supervisor.run(_Watch(made, supervisor, journal, key))
 
 
 class _Watch:
     """What is looked after at each turn: that `state.json` is true, and whether the stack is ready."""
 
-    def __init__(self, installation: Installation, supervisor: Supervisor, journal: Journal) -> None:
-        self._installation = installation
+    def __init__(self, made: Installation, supervisor: Supervisor, journal: Journal, key: str | None) -> None:
+        self._made = made
         self._supervisor = supervisor
         self._journal = journal
+        self._key = key
         self._saved: dict[str, int] = {}
         self._ready = False
 
     def __call__(self) -> None:
         pids = self._supervisor.pids
         if pids != self._saved:
-            self._installation.save(pids)
+            self._made.save(pids)
             self._saved = pids
-        if not self._ready and _answers(self._installation.url):
+        if not self._ready and _answers(self._made.url):
             self._ready = True
-            self._journal.say(_NAME, f"ready at {self._installation.url}/graphql (Ctrl-C stops everything)")
+            self._journal.say(_NAME, f"ready at {self._made.url}/graphql (Ctrl-C stops everything)")
+            if self._key:
+                self._journal.say(_NAME, f"an API key for operators, shown this once: {self._key}")
 
 
 def _take(stack: ExitStack, folder: Path) -> None:
@@ -123,6 +128,18 @@ def _prepare_database(given: Settings, admin_url: str, folder: Path) -> Addresse
         ) from None
 
 
+def _make_operator_key(made: Installation) -> str | None:
+    """The secret of a key for operators, made at the folder's first start only."""
+    if state.read(made.folder, _OPERATOR):
+        return None
+    current = settings.load(database={"url": made.database.app, "system_url": made.database.system})
+    pepper = current.auth.key_pepper.get_secret_value() or state.secret(made.folder, "key_pepper")
+    with installation.inside(current, system.OPERATORS, "./dev up") as session:
+        created = keys.create(session, SecretStr(pepper), name="first start", scopes=["*"])
+        state.write(made.folder, _OPERATOR, {"id": ids.show("key", created.key.id)})
+    return created.secret
+
+
 def _reserve(port: int) -> int:
     """The port, seen to be free, or any free one for 0."""
     with socket.socket() as probe:
@@ -135,21 +152,21 @@ def _reserve(port: int) -> int:
         return reserved
 
 
-def _commands(installation: Installation) -> Iterator[Command]:
-    port = installation.url.rpartition(":")[2]
+def _commands(made: Installation) -> Iterator[Command]:
+    port = made.url.rpartition(":")[2]
     uvicorn = ("-m", "uvicorn", "--factory", "api.app:create", "--host", HOST, "--port", port)
-    yield _command(installation, "api", *uvicorn, "--timeout-graceful-shutdown", "5", "--no-access-log")
+    yield _command(made, "api", *uvicorn, "--timeout-graceful-shutdown", "5", "--no-access-log")
     # Celery warns root of messages that run code when they are read; these are JSON.
     celery = ("-W", "ignore:You're running the worker with superuser", "-m", "celery", "-q", "-A", "tasks.worker")
     worker = (*celery, "worker", "--without-gossip", "--without-mingle")
-    yield _command(installation, "worker", *worker, "-n", "worker@%h", "-X", registry.OPERATOR_QUEUE)
-    yield _command(installation, "operator", *worker, "-n", "operator@%h", "-Q", registry.OPERATOR_QUEUE, "-c", "1")
-    yield _command(installation, "beat", *celery, "beat", "--pidfile=")
+    yield _command(made, "worker", *worker, "-n", "worker@%h", "-X", registry.OPERATOR_QUEUE)
+    yield _command(made, "operator", *worker, "-n", "operator@%h", "-Q", registry.OPERATOR_QUEUE, "-c", "1")
+    yield _command(made, "beat", *celery, "beat", "--pidfile=")
 
 
-def _command(installation: Installation, part: Part, *arguments: str) -> Command:
+def _command(made: Installation, part: Part, *arguments: str) -> Command:
     # SIGTERM means Celery's soft shutdown: running tasks are told, and what is left is released for other workers.
-    environment = {**installation.environment(part), "REMAP_SIGTERM": "SIGQUIT", "PYTHONUNBUFFERED": "1"}
+    environment = {**made.environment(part), "REMAP_SIGTERM": "SIGQUIT", "PYTHONUNBUFFERED": "1"}
     return Command(part, (sys.executable, "-P", *arguments), environment, folder=Path.cwd())
 
 

@@ -52,7 +52,7 @@ def create_user(
 ) -> None:
     """Make a person a member of a tenant."""
     settings = installation.settle(state)
-    with terminal.inside(settings, tenant, "tenantry user create") as session:
+    with installation.inside(settings, tenant, "tenantry user create") as session:
         password = terminal.ask_password(from_input=True) if password_stdin else None
         made = system.enroll(settings, email, password)
         identity.join(session, made, role)
@@ -71,7 +71,7 @@ def create_key(
 ) -> None:
     """Make an API key. Its secret is shown this once and never again."""
     settings = installation.settle(state)
-    with terminal.inside(settings, tenant, "tenantry key create") as session:
+    with installation.inside(settings, tenant, "tenantry key create") as session:
         made = keys.create(session, settings.auth.key_pepper, name=name, scopes=scope, task_names=task or None)
         value = {"id": ids.show("key", made.key.id), "secret": made.secret}
     terminal.answer(value, f"{value['secret']}\n(shown this once: keep it safe)", as_json=as_json)

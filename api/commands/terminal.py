@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
-from sqlalchemy.orm import Session
-
-from tenants import db, system
-from tenants.settings import Settings
 
 State = Annotated[
     Path | None,
@@ -34,24 +29,3 @@ def ask_password(*, from_input: bool) -> str:
         return sys.stdin.readline().rstrip("\r\n")
     typed: str = typer.prompt("Password", hide_input=True, err=True)
     return typed
-
-
-@contextmanager
-def inside(settings: Settings, slug: str, command: str) -> Iterator[Session]:
-    """A session in a tenant for an operator on this machine; committed at the end.
-
-    Args:
-        slug: the tenant.
-        command: named as the actor.
-
-    Raises:
-        NotFound: there is no such tenant.
-    """
-    principal = system.acting(settings, slug, command)
-    engine = db.sync_engine(settings.database.url, pool_size=1, application="tenantry-command")
-    try:
-        with db.open_session(engine, principal) as session:
-            yield session
-            session.commit()
-    finally:
-        engine.dispose()
