@@ -195,8 +195,9 @@ def upgrade() -> None:
     )
     for table in PARTITIONED:
         op.execute(f"CREATE TABLE {table}_default PARTITION OF {table} DEFAULT")
-    rls.protect("runs", "run_steps", "run_progress", "run_leases", "idempotency_keys", "effects")
-    rls.protect("run_events", grants="SELECT, INSERT")
+    rls.protect("run_leases", "effects")
+    rls.protect("runs", "run_progress", "idempotency_keys", grants="SELECT, INSERT, UPDATE")
+    rls.protect("run_events", "run_steps", grants="SELECT, INSERT")
     for table in ("workers", "dispatcher_leader"):
         rls.force(table)
         op.execute(f"CREATE POLICY readable ON {table} FOR SELECT TO tenantry_app USING (true)")

@@ -4,7 +4,7 @@
 CREATE OR REPLACE FUNCTION find_login(
   p_slug text, p_email text,
   OUT tenant_id uuid, OUT user_id uuid, OUT password_hash text, OUT role text, OUT suspended boolean
-) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
   SELECT t.id, u.id, u.password_hash, m.role, t.suspended_at IS NOT NULL
   FROM public.tenants t
   JOIN public.memberships m ON m.tenant_id = t.id
@@ -18,7 +18,7 @@ CREATE OR REPLACE FUNCTION find_session(
   p_tenant uuid, p_session uuid,
   OUT user_id uuid, OUT email text, OUT role text, OUT tenant_slug text, OUT expires_at timestamptz,
   OUT revoked_at timestamptz, OUT suspended boolean
-) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
   SELECT u.id, u.email, m.role, t.slug, s.expires_at, s.revoked_at, t.suspended_at IS NOT NULL
   FROM public.login_sessions s
   JOIN public.tenants t ON t.id = s.tenant_id
@@ -33,7 +33,7 @@ CREATE OR REPLACE FUNCTION find_api_key(
   p_hash text,
   OUT tenant_id uuid, OUT key_id uuid, OUT tenant_slug text, OUT scopes text[], OUT task_names text[],
   OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT last_used_at timestamptz, OUT suspended boolean
-) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
   SELECT t.id, k.id, t.slug, k.scopes, k.task_names, k.expires_at, k.revoked_at, k.last_used_at,
          t.suspended_at IS NOT NULL
   FROM public.api_keys k
@@ -46,7 +46,7 @@ GRANT EXECUTE ON FUNCTION find_api_key(text) TO tenantry_app;
 -- The person behind an address, made when there is none. A password is set once and never replaced here.
 CREATE OR REPLACE FUNCTION enroll_user(
   p_id uuid, p_email text, p_hash text, OUT user_id uuid, OUT password_hash text
-) RETURNS SETOF record LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+) RETURNS SETOF record LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
   INSERT INTO public.users AS u (id, email, password_hash) VALUES (p_id, p_email, p_hash)
   ON CONFLICT (email) DO UPDATE SET password_hash = coalesce(u.password_hash, excluded.password_hash)
   RETURNING u.id, u.password_hash
@@ -57,7 +57,7 @@ GRANT EXECUTE ON FUNCTION enroll_user(uuid, text, text) TO tenantry_system;
 -- False when the slug is taken.
 CREATE OR REPLACE FUNCTION create_tenant(
   p_id uuid, p_slug text, p_name text, p_timezone text, p_families text[]
-) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
   INSERT INTO public.tenants (id, slug, name, timezone) VALUES (p_id, p_slug, p_name, p_timezone)
   ON CONFLICT (slug) DO NOTHING;

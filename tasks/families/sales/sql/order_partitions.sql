@@ -2,7 +2,7 @@
 -- Rows that waited in the default partition move in. Built aside and attached, so that readers are hardly held up;
 -- call it in a short transaction of its own all the same, for its locks last until the commit.
 CREATE OR REPLACE FUNCTION ensure_order_partitions(p_from timestamptz, p_to timestamptz) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public SET lock_timeout = '3s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '3s' AS $$
 DECLARE
   v_month timestamptz := date_trunc('month', p_from, 'UTC');
   v_next timestamptz;
@@ -47,7 +47,7 @@ GRANT EXECUTE ON FUNCTION ensure_order_partitions(timestamptz, timestamptz) TO t
 
 -- Drops the months that ended before p_before and hold no order of any tenant; returns how many.
 CREATE OR REPLACE FUNCTION drop_empty_order_partitions(p_before timestamptz) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public SET lock_timeout = '3s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '3s' AS $$
 DECLARE
   v_part record;
   v_full boolean;
