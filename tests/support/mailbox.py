@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from typing import Any, cast
+from typing import Any
 
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 
@@ -21,19 +22,20 @@ class Mailbox:
     url: str = ""
     messages: list[EmailMessage] = field(default_factory=list)
     replies: deque[str] = field(default_factory=deque)
-    """Each is given once in place of acceptance."""
+    """Each answers one recipient; the empty one accepts, as does none."""
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[Any]
     ) -> str:
-        if self.replies:
-            return self.replies.popleft()
+        reply = self.replies.popleft() if self.replies else ""
+        if reply:
+            return reply
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         assert isinstance(envelope.content, bytes)
-        self.messages.append(cast(EmailMessage, message_from_bytes(envelope.content, policy=policy.default)))
+        self.messages.append(message_from_bytes(envelope.content, policy=policy.default))
         return "250 OK"
 
     def to(self, address: str) -> list[EmailMessage]:
@@ -43,14 +45,18 @@ class Mailbox:
 
 @contextmanager
 def opened() -> Iterator[Mailbox]:
-    """A mail server for the block."""
+    """A mail server for the block, in a thread of its own."""
     box = Mailbox()
-    controller = Controller(box, hostname="127.0.0.1", port=0)
-    controller.start()
-    assert controller.server is not None
-    port = controller.server.sockets[0].getsockname()[1]
-    box.url = f"smtp://127.0.0.1:{port}"
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="mailbox")
+    thread.start()
+    serving = loop.create_server(lambda: SMTP(box, loop=loop), "127.0.0.1", 0)
+    server = asyncio.run_coroutine_threadsafe(serving, loop).result(5)
+    box.url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield box
     finally:
-        controller.stop()
+        server.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        loop.close()

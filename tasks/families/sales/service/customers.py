@@ -30,13 +30,12 @@ class CustomerView:
     active_probability: float | None
     predicted: Decimal | None
     currency: str
-    currency: str
 
 
 def find(session: Session, reference: str) -> CustomerView | None:
     """The customer with this number in the shop."""
-    row = session.execute(_views().where(Customer.reference == reference)).one_or_none()
-    return None if row is None else CustomerView(*row, preferences.read(session).currency)
+    row = session.execute(_views().where(Customer.reference == reference)).mappings().one_or_none()
+    return None if row is None else CustomerView(**row, currency=preferences.read(session).currency)
 
 
 def best(session: Session, first: int, segment: str | None = None) -> list[CustomerView]:
@@ -56,7 +55,7 @@ def best(session: Session, first: int, segment: str | None = None) -> list[Custo
         found = found.where(CustomerSegment.segment == segment)
     rows = session.execute(found.order_by(CustomerValue.predicted.desc(), Customer.reference).limit(first))
     currency = preferences.read(session).currency
-    return [CustomerView(*row, currency) for row in rows]
+    return [CustomerView(**row, currency=currency) for row in rows.mappings()]
 
 
 def _views() -> Select[Any]:
