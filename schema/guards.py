@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,6 +110,16 @@ class Checked(SchemaExtension):
             context.pre_execution_errors = [_null_error()]
 
 
+class CachedParser(ParserCache):
+    """Parses each text once. One that can't be parsed is left to the schema, which knows how to say so on a stream."""
+
+    def on_parse(self) -> Iterator[None]:
+        context = self.execution_context
+        with contextlib.suppress(GraphQLError):
+            context.graphql_document = self.cached_parse_document(context.query, **context.parse_options)
+        yield
+
+
 def extensions(*, introspection: bool) -> list[Any]:
     """Factories of the extensions that limit and cache.
 
@@ -121,7 +132,7 @@ def extensions(*, introspection: bool) -> list[Any]:
     return [
         lambda: AddValidationRules(rules),
         lambda: MaxTokensLimiter(max_token_count=TOKENS),
-        lambda: ParserCache(maxsize=CACHED),
+        lambda: CachedParser(maxsize=CACHED),
         Checked,
         lambda: ValidationCache(maxsize=CACHED),
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import strawberry
 from graphql import (
+    GraphQLError,
     GraphQLInputObjectType,
     GraphQLInterfaceType,
     GraphQLObjectType,
@@ -19,6 +20,7 @@ from graphql import (
     print_schema,
 )
 from strawberry.schema.config import StrawberryConfig
+from strawberry.types import ExecutionContext
 
 import schema.families
 from schema import (
@@ -64,8 +66,15 @@ class _NodeQuery:
         return None
 
 
+class Schema(strawberry.Schema):
+    """The schema, which leaves it to the masking to log what is worth a line."""
+
+    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
+        """Every error passes the masking, which logs those that nobody expected."""
+
+
 @cache
-def build(*, introspection: bool = True) -> strawberry.Schema:
+def build(*, introspection: bool = True) -> Schema:
     """The schema with every production extension.
 
     Args:
@@ -74,7 +83,7 @@ def build(*, introspection: bool = True) -> strawberry.Schema:
     families = _families()
     query = _merge("Query", _NodeQuery, *_parts("Query", *_MODULES, *families))
     mutation = _merge("Mutation", *_parts("Mutation", *_MODULES, *families))
-    built = strawberry.Schema(
+    built = Schema(
         query=query,
         mutation=mutation,
         subscription=updates.Subscription,
