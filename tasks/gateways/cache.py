@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from functools import cache
 from uuid import UUID
 
-from redis import Redis
+from prometheus_client import Counter
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tenants import names
 from tenants.settings import Settings
+
+REQUESTS = Counter("tenantry_cache_requests_total", "Questions to the cache.", ["family", "outcome"])
+_HITS, _MISSES = "cache_hits", "cache_misses"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +33,49 @@ class Rates:
 
 
 def put(settings: Settings, tenant: UUID, family: str, name: str, answer: str, seconds: int) -> None:
-    """Keep an answer.
+    """Keep an answer; for workers.
 
     Args:
         name: says what was asked, and of which state of the data.
         seconds: how long it is kept.
     """
-    _client(settings).set(names.cache(tenant, family, name), answer, ex=seconds)
+    _of_worker(settings).set(names.cache(tenant, family, name), answer, ex=seconds)
+
+
+def get(settings: Settings, tenant: UUID, family: str, name: str) -> str | None:
+    """The answer that is kept, or None, as when Redis does not answer within the bell's timeout; for the API.
+
+    Counts what it found, for the tenant and for this process's metrics.
+    """
+    redis = settings.redis
+    client = _connect(redis.api_url or redis.url, redis.bell_timeout_seconds)
+    try:
+        found = client.get(names.cache(tenant, family, name))
+        client.incr(names.counter(tenant, family, _MISSES if found is None else _HITS))
+    except RedisError:
+        REQUESTS.labels(family, "unavailable").inc()
+        return None
+    REQUESTS.labels(family, "miss" if found is None else "hit").inc()
+    return None if found is None else str(found)
 
 
 def rates(settings: Settings, tenant: UUID, family: str) -> Rates:
-    """How often this family's answers were found."""
-    keys = [names.counter(tenant, family, name) for name in ("cache_hits", "cache_misses")]
-    hits, misses = (int(value or 0) for value in _client(settings).mget(keys))
+    """How often this family's answers were found; for workers."""
+    keys = [names.counter(tenant, family, name) for name in (_HITS, _MISSES)]
+    hits, misses = (int(value or 0) for value in _of_worker(settings).mget(keys))
     return Rates(hits, misses)
 
 
-def _client(settings: Settings) -> Redis:
+def _of_worker(settings: Settings) -> Redis:
     return _connect(settings.redis.worker_url or settings.redis.url, settings.redis.timeout_seconds)
 
 
 @cache
 def _connect(url: str, timeout_seconds: float) -> Redis:
     return Redis.from_url(
-        url, decode_responses=True, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds
+        url,
+        decode_responses=True,
+        socket_timeout=timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
     )

@@ -38,7 +38,6 @@ class Dashboard(figures.Part):
     top_products: list[figures.Product]
     hourly: list[figures.Hour]
     segments: list[figures.Segment]
-    low_stock: int
 
     @property
     def average_order(self) -> Decimal:
@@ -126,7 +125,6 @@ _READ = text(f"""
         'hourly', (SELECT coalesce(jsonb_agg(jsonb_build_object(
             'hour', hour, 'revenue', revenue::text, 'cancelled', cancelled::text, 'orders', orders, 'units', units)
             ORDER BY hour), '[]') FROM sales_hourly),
-        'segments', (SELECT coalesce(jsonb_agg(s ORDER BY s.monetary::numeric DESC, s.segment), '[]') FROM segments s),
-        'low_stock', (SELECT count(*) FROM sales_products WHERE stocked AND stock < reorder_point)
+        'segments', (SELECT coalesce(jsonb_agg(s ORDER BY s.monetary::numeric DESC, s.segment), '[]') FROM segments s)
     )::text
 """)
