@@ -6,6 +6,7 @@ is called, in which order and how often, is the engine's.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -28,7 +29,7 @@ from tasks.engine.leases import Keeper
 from tasks.engine.ledger import Change, Ledger, Settlement
 from tasks.engine.publish import Notice
 from tasks.engine.refusals import Refusals
-from tenants import db, ids, log, roles, settings, system
+from tenants import db, ids, lifeline, log, roles, settings, system
 from tenants.errors import InvalidInput
 from tenants.settings import Settings
 
@@ -347,6 +348,7 @@ def _start(**_: Any) -> None:
 
 @signals.worker_process_init.connect
 def _start_child(**_: Any) -> None:
+    lifeline.tie(os.getppid())
     random.seed()
     _bench().after_fork()
 
