@@ -74,35 +74,35 @@ _AsOf = Annotated[
 
 @strawberry.type
 class Mutation:
-    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.TASKS_TRIGGER])
+    @strawberry.mutation(extensions=[permissions.TASKS_TRIGGER, AS_PROBLEM])
     async def refresh_sales(
         self, info: Info, views: SalesViews = SalesViews.ALL, as_of: _AsOf = None
     ) -> TriggerBackgroundTaskPayload:
         return await _trigger(info, _REFRESHES[views], as_of=as_of)
 
     @strawberry.mutation(
-        extensions=[AS_PROBLEM, permissions.TASKS_TRIGGER], description="A month's PDF, stored and mailed."
+        extensions=[permissions.TASKS_TRIGGER, AS_PROBLEM], description="A month's PDF, stored and mailed."
     )
     async def generate_sales_report(
         self, info: Info, month: str | None = None, recipients: list[str] | None = None, as_of: _AsOf = None
     ) -> TriggerBackgroundTaskPayload:
         return await _trigger(info, inputs.MONTHLY_REPORT, month=month, recipients=recipients, as_of=as_of)
 
-    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.TASKS_TRIGGER], description="Both days are included.")
+    @strawberry.mutation(extensions=[permissions.TASKS_TRIGGER, AS_PROBLEM], description="Both days are included.")
     async def export_sales(
         self, info: Info, start_date: date, end_date: date, format: SalesExportFormat = SalesExportFormat.CSV
     ) -> TriggerBackgroundTaskPayload:
         return await _trigger(info, inputs.EXPORT, start_date=start_date, end_date=end_date, export_format=format.value)
 
     @strawberry.mutation(
-        extensions=[AS_PROBLEM, permissions.TASKS_TRIGGER], description="From a file among the uploads."
+        extensions=[permissions.TASKS_TRIGGER, AS_PROBLEM], description="From a file among the uploads."
     )
     async def import_sales_orders(
         self, info: Info, file: str, currency: str | None = None
     ) -> TriggerBackgroundTaskPayload:
         return await _trigger(info, inputs.IMPORT_ORDERS, file=file, currency=currency)
 
-    @strawberry.mutation(extensions=[AS_PROBLEM, _WRITE], description="What is left out stays as it is.")
+    @strawberry.mutation(extensions=[_WRITE, AS_PROBLEM], description="What is left out stays as it is.")
     async def update_sales_settings(
         self, info: Info, currency: str | None = None, retention_months: int | None = None
     ) -> SalesSettingsPayload:
@@ -111,7 +111,7 @@ class Mutation:
         )
         return SalesSettingsPayload(success=True, message="Saved.", settings=types.show(types.SalesSettings, found))
 
-    @strawberry.mutation(extensions=[AS_PROBLEM, _WRITE], description="All are noted or none is.")
+    @strawberry.mutation(extensions=[_WRITE, AS_PROBLEM], description="All are noted or none is.")
     async def record_sales_stock(self, info: Info, counts: list[SalesStockInput]) -> SalesStockPayload:
         given = [stock.Count(one.sku, one.stock, one.reorder_point) for one in counts]
         await info.context.data.write(stock.record, given)

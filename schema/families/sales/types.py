@@ -169,7 +169,7 @@ def show(kind: type[T], row: object, currency: str = "", /, **others: Any) -> T:
         currency: of the amounts, where there are any.
         others: the fields that have no counterpart of the same name.
     """
-    values = {field.name: getattr(row, field.name) for field in fields(kind) if field.name not in others}  # type: ignore[arg-type]
+    values = {field.name: getattr(row, field.name) for field in fields(kind) if field.init and field.name not in others}  # type: ignore[arg-type]
     for name, value in values.items():
         if isinstance(value, Decimal):
             values[name] = money.rounded(value, currency)

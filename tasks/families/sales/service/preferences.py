@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from tasks.families.sales.models import Order, SalesSettings
-from tenants.errors import Conflict
+from tenants.errors import Conflict, InvalidInput, Issue
 
 DEFAULT_CURRENCY = "EUR"
 DEFAULT_RETENTION_MONTHS = 24
+LONGEST_RETENTION_MONTHS = 600
 
 
 def read(session: Session) -> SalesSettings:
@@ -27,8 +30,14 @@ def configure(session: Session, *, currency: str | None = None, retention_months
         retention_months: how long orders are kept, in months.
 
     Raises:
+        InvalidInput: a value can't be.
         Conflict: there are orders in another currency.
     """
+    if currency is not None and not re.fullmatch("[A-Z]{3}", currency):
+        raise InvalidInput("A currency is its ISO 4217 code, such as EUR.", issues=[Issue(("currency",), "not a code")])
+    if retention_months is not None and not 1 <= retention_months <= LONGEST_RETENTION_MONTHS:
+        message = f"must be 1 to {LONGEST_RETENTION_MONTHS}"
+        raise InvalidInput(f"The retention {message} months.", issues=[Issue(("retentionMonths",), message)])
     current = read(session)
     if currency not in (None, current.currency) and session.scalar(select(select(Order.number).exists())):
         raise Conflict(f"There are orders in {current.currency}: amounts of two currencies can't be added.")
