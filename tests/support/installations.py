@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,8 @@ class Installation:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    accepted: dict[UUID, UUID] = field(default_factory=dict)
+    """Every run that was accepted, and its tenant."""
 
     @property
     def variables(self) -> dict[str, str]:
@@ -177,7 +179,18 @@ class Installation:
 
     def trigger(self, principal: Principal, task: str, args: dict[str, Any] | None = None, **options: Any) -> UUID:
         """Trigger a run; its id."""
-        return self.write(principal, runs.trigger_within, runs.TriggerRequest(task, args or {}, **options)).run.id
+        return self.trigger_many(principal, [runs.TriggerRequest(task, args or {}, **options)])[0]
+
+    def trigger_many(self, principal: Principal, requests: Sequence[runs.TriggerRequest]) -> list[UUID]:
+        """Trigger runs in one transaction; their ids in the order given."""
+        accepted = [made.run.id for made in self.write(principal, runs.trigger_many, requests)]
+        self.accepted.update(dict.fromkeys(accepted, principal.tenant))
+        return accepted
+
+    def children(self, name: str) -> list[int]:
+        """The processes that a process has started."""
+        process = self.processes[name].pid
+        return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
     def run(self, principal: Principal, run: UUID) -> Run:
         """The run as its tenant sees it."""

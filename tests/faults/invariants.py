@@ -1,0 +1,106 @@
+"""What holds after every fault, whatever happened: asked of the whole database, not of the runs of one test."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from uuid import UUID
+
+import orjson
+import redis
+
+from tasks.engine.states import MOVES, TERMINAL, RunState
+from tenants import names
+from tests.support.installations import Installation, eventually
+
+_FIRST = {RunState.SCHEDULED, RunState.QUEUED}
+_TERMINAL = [state.value for state in TERMINAL]
+
+
+def assert_invariants(installation: Installation, seconds: float = 40.0) -> None:
+    """Wait until every accepted run has ended, then check all that must hold.
+
+    Args:
+        seconds: how long the runs may still take.
+    """
+    _every_accepted_run_has_ended(installation, seconds)
+    _every_effect_was_done_once(installation)
+    _no_tenant_holds_what_is_anothers(installation)
+    _every_history_is_legal(installation)
+    _nothing_is_held_by_nobody(installation)
+
+
+def _every_accepted_run_has_ended(installation: Installation, seconds: float) -> None:
+    eventually(
+        lambda: not installation.rows(
+            "SELECT id, task, state, attempt, fence FROM runs WHERE state <> ALL(%s)", _TERMINAL
+        ),
+        seconds,
+        every=0.05,
+    )
+    ended = dict(installation.rows("SELECT id, tenant_id FROM runs"))
+    missing = {run: tenant for run, tenant in installation.accepted.items() if ended.get(run) != tenant}
+    assert not missing, f"accepted and lost: {missing}"
+    assert len(ended) == len(installation.accepted), "a run that nobody triggered"
+
+
+def _every_effect_was_done_once(installation: Installation) -> None:
+    """One mark for a write that succeeded and none for another; one mark for each step that is done."""
+    assert not installation.rows(
+        "SELECT run_id, value, count(*) FROM diagnostics_marks GROUP BY run_id, value HAVING count(*) > 1"
+    )
+    assert not installation.rows(
+        "SELECT r.id, r.state, (SELECT count(*) FROM diagnostics_marks m WHERE m.run_id = r.id) FROM runs r"
+        " WHERE r.task = 'diagnostics.write' AND (SELECT count(*) FROM diagnostics_marks m WHERE m.run_id = r.id)"
+        " <> CASE r.state WHEN 'SUCCEEDED' THEN 1 ELSE 0 END"
+    )
+    assert not installation.rows(
+        "SELECT r.id FROM runs r WHERE r.task = 'diagnostics.steps' AND"
+        " (SELECT count(*) FROM diagnostics_marks m WHERE m.run_id = r.id)"
+        " <> (SELECT count(*) FROM run_steps s WHERE s.run_id = r.id)"
+    )
+    assert not installation.rows(
+        "SELECT r.id FROM runs r WHERE r.task = 'diagnostics.steps' AND r.state = 'SUCCEEDED'"
+        " AND (SELECT count(*) FROM run_steps s WHERE s.run_id = r.id) <> (r.args ->> 'count')::int"
+    )
+
+
+def _no_tenant_holds_what_is_anothers(installation: Installation) -> None:
+    owners = dict(installation.rows("SELECT id, tenant_id FROM runs"))
+    for table in ("run_events", "run_steps", "run_progress", "run_leases", "effects", "diagnostics_marks"):
+        for run, tenant in installation.rows(f"SELECT DISTINCT run_id, tenant_id FROM {table}"):
+            assert owners[run] == tenant, f"{table}: run {run}"
+    client = redis.Redis.from_url(installation.redis_url)
+    for tenant in set(owners.values()):
+        for _, entry in client.xrange(names.stream(tenant)):
+            assert owners[UUID(orjson.loads(entry[b"u"])["r"])] == tenant
+    client.close()
+
+
+def _every_history_is_legal(installation: Installation) -> None:
+    """From a first state, by legal moves, without a gap, to the state that the run is in."""
+    histories: dict[UUID, list[tuple[int, RunState, int]]] = defaultdict(list)
+    for run, sequence, state, attempt in installation.rows(
+        "SELECT run_id, sequence, state, attempt FROM run_events ORDER BY run_id, sequence"
+    ):
+        histories[run].append((sequence, RunState(state), attempt))
+    for run, state, sequence in installation.rows("SELECT id, state, sequence FROM runs"):
+        history = histories.pop(run)
+        assert [number for number, _, _ in history] == list(range(1, sequence + 1)), history
+        assert history[0][1] in _FIRST, history
+        assert history[-1][1] == state, history
+        for (_, before, earlier), (_, after, later) in zip(history, history[1:], strict=False):
+            assert after in MOVES[before], history
+            given_back = (before, after) == (RunState.RUNNING, RunState.SCHEDULED) and later == earlier - 1
+            assert given_back or later == earlier + (after is RunState.RUNNING), history
+    assert not histories, "events of runs that do not exist"
+
+
+def _nothing_is_held_by_nobody(installation: Installation) -> None:
+    assert not installation.rows("SELECT run_id, worker, expires_at FROM run_leases")
+    assert not installation.rows("SELECT key FROM effects WHERE NOT confirmed")
+    eventually(
+        lambda: not installation.rows(
+            "SELECT pid, application_name, state FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name ~ '^[0-9a-f-]{36}/[0-9]+$'"
+        )
+    )

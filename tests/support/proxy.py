@@ -1,0 +1,231 @@
+"""A TCP proxy on loopback that fails when it is told to: cut, frozen, slow, or stopped at a text on the wire."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+_CHUNK = 64 * 1024
+_REMEMBERED = 64 * 1024
+_CLOSE_AT_ONCE = struct.pack("ii", 1, 0)
+"""SO_LINGER that makes the kernel send RST instead of FIN."""
+
+
+class Trap:
+    """Stops one connection at a place in what its client sends.
+
+    Args:
+        texts: to be seen in this order on one connection.
+        answer: False holds the last text back from the server; True lets it through and holds the server's answer.
+    """
+
+    def __init__(self, texts: tuple[bytes, ...], answer: bool) -> None:
+        self.texts = texts
+        self.answer = answer
+        self.taken = False
+        self._sprung = threading.Event()
+        self._open = threading.Event()
+
+    def wait(self, seconds: float = 20.0) -> None:
+        """Wait until a connection stands in the trap.
+
+        Raises:
+            AssertionError: none came within that time.
+        """
+        assert self._sprung.wait(seconds), f"nothing sent {b' '.join(self.texts)!r} within {seconds} s"
+
+    def release(self) -> None:
+        """Let what is held go on its way."""
+        self._open.set()
+
+    def hold(self) -> None:
+        """Called by the connection: stand here until released."""
+        self._sprung.set()
+        self._open.wait()
+
+
+class Proxy:
+    """Forwards connections to one server.
+
+    Args:
+        address: the server's URL, of which host and port are taken.
+    """
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        assert parts.hostname is not None and parts.port is not None
+        self.target = (parts.hostname, parts.port)
+        self.flow = threading.Event()
+        self.flow.set()
+        self.closing = threading.Event()
+        self.lock = threading.Lock()
+        self._slowness: tuple[bytes, float] = (b"", 0.0)
+        self._traps: list[Trap] = []
+        self._connections: list[_Connection] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+
+    def through(self, address: str) -> str:
+        """The address of a server, leading through this proxy."""
+        parts = urlsplit(address)
+        return parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self._port}").geturl()
+
+    def trap(self, *texts: bytes, answer: bool = False) -> Trap:
+        """Lay a trap for the next connection that sends these texts in this order; see `Trap`."""
+        made = Trap(texts, answer)
+        with self.lock:
+            self._traps.append(made)
+        return made
+
+    def freeze(self) -> None:
+        """Accept everything, pass nothing on: the network is gone and nobody has said so."""
+        self.flow.clear()
+
+    def thaw(self) -> None:
+        """Pass on again, what was held first."""
+        self.flow.set()
+
+    def slow(self, seconds: float, beginning: bytes = b"") -> None:
+        """Hold back every piece that a client sends and that begins so, for so long; 0 ends it."""
+        self._slowness = (beginning, seconds)
+
+    def cut(self) -> None:
+        """Reset every connection; new ones are welcome."""
+        with self.lock:
+            connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.close()
+
+    def close(self) -> None:
+        """End the proxy and everything that goes through it."""
+        self.closing.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        self.flow.set()
+        for trap in self._traps:
+            trap.release()
+
+    def linger(self, data: bytes) -> None:
+        """Called by a connection: wait as long as the piece is to be held back."""
+        beginning, seconds = self._slowness
+        if seconds and data.startswith(beginning):
+            self.closing.wait(seconds)
+
+    def caught(self, seen: dict[Trap, int], text: bytearray) -> Trap | None:
+        """Called by a connection: the trap whose last text it has now sent; each catches one connection once."""
+        with self.lock:
+            for trap in self._traps:
+                if trap.taken:
+                    continue
+                place = 0
+                while seen.get(trap, 0) < len(trap.texts):
+                    wanted = trap.texts[seen.get(trap, 0)]
+                    found = text.find(wanted, place)
+                    if found < 0:
+                        break
+                    place = found + len(wanted)
+                    seen[trap] = seen.get(trap, 0) + 1
+                if place:
+                    del text[:place]
+                if seen.get(trap, 0) == len(trap.texts):
+                    trap.taken = True
+                    return trap
+        return None
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self.target, timeout=5)
+            except OSError:
+                _reset(client)
+                continue
+            server.settimeout(None)
+            connection = _Connection(self, client, server)
+            with self.lock:
+                self._connections.append(connection)
+            connection.start()
+
+
+class _Connection:
+    """One client's connection: a thread for each direction."""
+
+    def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._server = server
+        self._answers: Trap | None = None
+        self._seen: dict[Trap, int] = {}
+        self._text = bytearray()
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Start both threads."""
+        for work in (self._up, self._down):
+            threading.Thread(target=self._pass, args=(work,), name="proxy-connection", daemon=True).start()
+
+    def close(self) -> None:
+        """Reset both sides."""
+        self._closed.set()
+        for side in (self._client, self._server):
+            _reset(side)
+
+    def _pass(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError:
+            pass
+        finally:
+            self.close()
+
+    def _up(self) -> None:
+        while data := self._client.recv(_CHUNK):
+            self._text += data
+            trap = self._proxy.caught(self._seen, self._text)
+            del self._text[:-_REMEMBERED]
+            if trap is not None and trap.answer:
+                self._answers = trap
+            elif trap is not None:
+                trap.hold()
+            self._proxy.linger(data)
+            self._forward(self._server, data)
+
+    def _down(self) -> None:
+        while data := self._server.recv(_CHUNK):
+            trap, self._answers = self._answers, None
+            if trap is not None:
+                trap.hold()
+            self._forward(self._client, data)
+
+    def _forward(self, side: socket.socket, data: bytes) -> None:
+        self._proxy.flow.wait()
+        if not self._closed.is_set():
+            side.sendall(data)
+
+
+def _reset(side: socket.socket) -> None:
+    try:
+        side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _CLOSE_AT_ONCE)
+        side.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    side.close()
+
+
+@contextmanager
+def to(address: str) -> Iterator[Proxy]:
+    """A proxy to the server of that address, until the block ends."""
+    made = Proxy(address)
+    try:
+        yield made
+    finally:
+        made.close()
