@@ -98,16 +98,16 @@ class NoNull(ValidationRule):
 
 
 class Checked(SchemaExtension):
-    """Gives validation errors their code, and refuses variables that hold U+0000."""
+    """Gives validation errors their code, and refuses variables that hold U+0000. Comes after the validation."""
 
     def on_validate(self) -> Iterator[None]:
-        yield
         context = self.execution_context
         for error in context.pre_execution_errors or ():
             if not error.extensions or "code" not in error.extensions:
                 error.extensions = {**(error.extensions or {}), "code": "GRAPHQL_VALIDATION_FAILED"}
         if not context.pre_execution_errors and _holds_null(context.variables):
             context.pre_execution_errors = [_null_error()]
+        yield
 
 
 class CachedParser(ParserCache):
@@ -133,8 +133,8 @@ def extensions(*, introspection: bool) -> list[Any]:
         lambda: AddValidationRules(rules),
         lambda: MaxTokensLimiter(max_token_count=TOKENS),
         lambda: CachedParser(maxsize=CACHED),
-        Checked,
         lambda: ValidationCache(maxsize=CACHED),
+        Checked,
     ]
 
 

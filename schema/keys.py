@@ -62,7 +62,7 @@ class Query:
 
 @strawberry.type
 class Mutation:
-    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.KEYS_CHANGE])
+    @strawberry.mutation(extensions=[permissions.KEYS_CHANGE, AS_PROBLEM])
     async def create_api_key(self, info: Info, input: CreateApiKeyInput) -> CreateApiKeyPayload:
         created = await info.context.data.write(
             keys.create,
@@ -83,7 +83,7 @@ class Mutation:
         permissions.KEYS_CHANGE, id=strawberry.ID, overlap_seconds=(int | None, 3600)
     )
 
-    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.KEYS_CHANGE])
+    @strawberry.mutation(extensions=[permissions.KEYS_CHANGE, AS_PROBLEM])
     async def revoke_api_key(self, info: Info, id: strawberry.ID) -> ApiKeyPayload:
         row = await info.context.data.write(keys.revoke, ids.read("key", id))
         return ApiKeyPayload(success=True, message=f"{row.name} is revoked.", api_key=show(row))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import strawberry
 from graphql import (
+    GraphQLArgument,
     GraphQLError,
+    GraphQLInputField,
     GraphQLInputObjectType,
     GraphQLInterfaceType,
     GraphQLObjectType,
@@ -20,6 +23,7 @@ from graphql import (
     print_schema,
 )
 from strawberry.schema.config import StrawberryConfig
+from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types import ExecutionContext
 
 import schema.families
@@ -91,7 +95,7 @@ def build(*, introspection: bool = True) -> Schema:
         extensions=[Masked, *guards.extensions(introspection=introspection)],
         config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=not introspection),
     )
-    _drop_null_defaults(built._schema)
+    _complete(built._schema)
     return built
 
 
@@ -116,15 +120,21 @@ def _merge(name: str, *parts: type) -> type:
     return strawberry.type(type(name, parts, {}))
 
 
-def _drop_null_defaults(built: GraphQLSchema) -> None:
-    """An argument that may be left out has no default in the contract; Python's None would become one."""
+def _complete(built: GraphQLSchema) -> None:
+    """Say in the schema what strawberry keeps to itself: which inputs are one of, and which arguments have no default.
+
+    An argument that may be left out has no default in the contract; Python's None would become one.
+    """
     for known in built.type_map.values():
-        if isinstance(known, (GraphQLObjectType, GraphQLInterfaceType)):
+        if isinstance(known, GraphQLInputObjectType):
+            known.is_one_of = known.extensions[GraphQLCoreConverter.DEFINITION_BACKREF].is_one_of
+            _drop_null_defaults(known.fields.values())
+        elif isinstance(known, GraphQLObjectType | GraphQLInterfaceType):
             for field in known.fields.values():
-                for argument in field.args.values():
-                    if argument.default_value is None:
-                        argument.default_value = Undefined
-        elif isinstance(known, GraphQLInputObjectType):
-            for given in known.fields.values():
-                if given.default_value is None:
-                    given.default_value = Undefined
+                _drop_null_defaults(field.args.values())
+
+
+def _drop_null_defaults(given: Iterable[GraphQLArgument | GraphQLInputField]) -> None:
+    for one in given:
+        if one.default_value is None:
+            one.default_value = Undefined

@@ -97,7 +97,7 @@ _Priority = Annotated[
 
 @strawberry.type
 class Mutation:
-    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.TASKS_TRIGGER])
+    @strawberry.mutation(extensions=[permissions.TASKS_TRIGGER, AS_PROBLEM])
     async def trigger_background_task(
         self,
         info: Info,
@@ -116,7 +116,7 @@ class Mutation:
         return await accept(info, request)
 
     @strawberry.mutation(
-        extensions=[AS_PROBLEM, permissions.TASKS_TRIGGER],
+        extensions=[permissions.TASKS_TRIGGER, AS_PROBLEM],
         description="At most 1,000 at once, in one transaction: all are accepted or none is.",
     )
     async def trigger_background_tasks(self, info: Info, inputs: list[TriggerInput]) -> TriggerBackgroundTasksPayload:
@@ -129,14 +129,14 @@ class Mutation:
             runs=[shown.show(one.run) for one in accepted],
         )
 
-    @strawberry.mutation(extensions=[AS_PROBLEM, permissions.RUNS_WRITE])
+    @strawberry.mutation(extensions=[permissions.RUNS_WRITE, AS_PROBLEM])
     async def cancel_run(self, info: Info, id: strawberry.ID) -> RunPayload:
         run = shown.show(await info.context.data.write(runs.cancel, ids.read("run", id)))
         told = "is cancelled" if run.finished_at else "has been told to stop"
         return RunPayload(success=True, message=f"{run.task_name} {told}.", run=run)
 
     @strawberry.mutation(
-        extensions=[AS_PROBLEM, permissions.RUNS_WRITE], description="A new run that names its origin."
+        extensions=[permissions.RUNS_WRITE, AS_PROBLEM], description="A new run that names its origin."
     )
     async def retry_run(self, info: Info, id: strawberry.ID, args: JSON | None = None) -> RunPayload:
         given = None if args is None else _args(args)

@@ -1,0 +1,42 @@
+"""The schema without a server: contexts of callers who never reach the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+
+from schema.context import Context
+from tasks.engine.streams import Hub
+from tenants import ids
+from tenants.context import ActorKind, Principal, Scope
+from tenants.settings import Auth, Settings
+
+
+class NoDatabase:
+    """Stands where the database does, and fails whoever asks it."""
+
+    def open(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("the database was asked")
+
+
+@pytest.fixture
+def new_context() -> Callable[..., Context]:
+    """Makes the context of a caller with these scopes, or of a stranger."""
+
+    async def after_commit(_: list[object]) -> None:
+        raise AssertionError("something was committed")
+
+    def make(*scopes: str, stranger: bool = False, **options: Any) -> Context:
+        principal = Principal(ids.new(), ActorKind.API_KEY, "key_tests", frozenset(scopes))
+        return Context(
+            request_id="request-of-a-test",
+            settings=Settings(auth=Auth(key_pepper=SecretStr("a-pepper-for-tests-0123456789"))),
+            hub=cast("Hub", None),
+            scope=None if stranger else Scope(principal, cast("Any", NoDatabase()), after_commit),
+            **options,
+        )
+
+    return make

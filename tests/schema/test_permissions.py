@@ -1,0 +1,98 @@
+"""Who may ask for what: each root field refuses who lacks its scope, before it asks the database anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from graphql import (
+    GraphQLArgument,
+    GraphQLInputObjectType,
+    get_named_type,
+    is_leaf_type,
+    is_non_null_type,
+    is_required_argument,
+)
+from strawberry.schema.schema_converter import GraphQLCoreConverter
+
+from schema import permissions, root
+from schema.context import Context
+
+SCHEMA = root.build()
+ROOT = {
+    f"{parent}.{name}": field
+    for parent in ("Query", "Mutation", "Subscription")
+    for name, field in SCHEMA._schema.type_map[parent].fields.items()  # type: ignore[attr-defined]
+}
+
+
+def _operation(name: str) -> str:
+    """The shortest operation that asks for a root field."""
+    parent, _, field_name = name.partition(".")
+    field = ROOT[name]
+    arguments = [f"{key}: {_literal(given)}" for key, given in field.args.items() if is_required_argument(given)]
+    call = f"({', '.join(arguments)})" if arguments else ""
+    selection = "" if is_leaf_type(get_named_type(field.type)) else " { __typename }"
+    return f"{parent.lower()} {{ {field_name}{call}{selection} }}"
+
+
+def _literal(given: GraphQLArgument) -> str:
+    known = get_named_type(given.type)
+    if isinstance(known, GraphQLInputObjectType):
+        if known.is_one_of:
+            return "{everySeconds: 60}"
+        required = {key: inner for key, inner in known.fields.items() if is_non_null_type(inner.type)}
+        inside = ", ".join(f"{key}: {_literal(inner)}" for key, inner in required.items())
+        return f"{{{inside}}}" if not str(given.type).startswith("[") else f"[{{{inside}}}]"
+    values = {"Int": "1", "Float": "1", "DateTime": '"2026-11-20T09:30:00Z"', "Date": '"2026-11-20"', "Boolean": "true"}
+    text = values.get(known.name) or (next(iter(known.values)) if hasattr(known, "values") else '"x"')
+    return f"[{text}]" if "[" in str(given.type) else text
+
+
+def _rule(name: str) -> permissions.Rule:
+    definition = ROOT[name].extensions[GraphQLCoreConverter.DEFINITION_BACKREF]
+    return next(extension for extension in definition.extensions if isinstance(extension, permissions.Rule))
+
+
+async def _answer(name: str, context: Context) -> dict[str, object]:
+    """The code of the error, or of the problem."""
+    if name.startswith("Subscription."):
+        stream = await SCHEMA.stream(_operation(name), context_value=context)
+        result = [each async for each in stream][-1]
+    else:
+        query = _operation(name)
+        if name.startswith("Mutation."):
+            query = query.replace("{ __typename }", "{ success problem { code } }")
+        result = await SCHEMA.execute(query, context_value=context)  # type: ignore[assignment]
+    if result.errors:
+        return {"error": (result.errors[0].extensions or {}).get("code")}
+    [payload] = (result.data or {}).values()
+    return {"problem": payload["problem"]["code"]}
+
+
+@pytest.mark.parametrize("name", ROOT)
+async def test_a_stranger_is_unauthenticated(name: str, new_context: Callable[..., Context]) -> None:
+    assert await _answer(name, new_context(stranger=True)) == {"error": "UNAUTHENTICATED"}
+
+
+@pytest.mark.parametrize("name", [name for name in ROOT if _rule(name).scope])
+async def test_who_lacks_the_scope_is_forbidden(name: str, new_context: Callable[..., Context]) -> None:
+    every_other = {
+        other.scope for other in vars(permissions).values() if isinstance(other, permissions.Rule) and other.scope
+    } - {_rule(name).scope}
+    answer = await _answer(name, new_context(*every_other))
+    assert answer in ({"error": "FORBIDDEN"}, {"problem": "FORBIDDEN"})
+    available = not getattr(_definition_resolver(name), "is_later", False)
+    if name.startswith("Mutation.") and available:
+        assert answer == {"problem": "FORBIDDEN"}
+
+
+@pytest.mark.parametrize("name", [name for name in ROOT if _rule(name).changes])
+async def test_a_suspended_tenant_changes_nothing(name: str, new_context: Callable[..., Context]) -> None:
+    answer = await _answer(name, new_context("*", suspended=True))
+    assert answer in ({"error": "TENANT_SUSPENDED"}, {"problem": "TENANT_SUSPENDED"})
+
+
+def _definition_resolver(name: str) -> object:
+    definition = ROOT[name].extensions[GraphQLCoreConverter.DEFINITION_BACKREF]
+    return definition.base_resolver.wrapped_func

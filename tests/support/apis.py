@@ -1,0 +1,123 @@
+"""A running API for tests: its process, its tenants' keys, and requests to it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx2
+
+from tenants import keys, system
+from tenants.context import Principal
+from tests.support.installations import Installation, eventually
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Somebody with a credential, and the API to send it to."""
+
+    url: str
+    client: httpx2.Client
+    credential: str | None
+    key_id: UUID | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Its credential as a header."""
+        return {} if self.credential is None else {"Authorization": f"Bearer {self.credential}"}
+
+    def post(self, query: str, variables: dict[str, Any] | None = None, **headers: str) -> httpx2.Response:
+        """One operation over HTTP."""
+        return self.client.post(
+            f"{self.url}/graphql",
+            json={"query": query, "variables": variables or {}},
+            headers={**self.headers, **headers},
+        )
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The data of one operation that succeeds."""
+        answer = self.post(query, variables).json()
+        assert "errors" not in answer, answer
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    def fail(self, query: str, **variables: Any) -> str:
+        """The code of the one error of an operation that fails."""
+        answer = self.post(query, variables).json()
+        assert len(answer.get("errors", ())) == 1, answer
+        code: str = answer["errors"][0]["extensions"]["code"]
+        return code
+
+
+@dataclass
+class Api:
+    """A running API."""
+
+    url: str
+    client: httpx2.Client
+    installation: Installation
+    name: str
+
+    def caller(self, tenant: Principal, *scopes: str, tasks: Sequence[str] | None = None, **options: Any) -> Caller:
+        """A caller with a new API key in the tenant."""
+        made = self.installation.write(
+            tenant,
+            keys.create,
+            self.installation.settings.auth.key_pepper,
+            name="tests",
+            scopes=scopes or ("*",),
+            task_names=tasks,
+            **options,
+        )
+        return Caller(self.url, self.client, made.secret, made.key.id)
+
+    def operator(self) -> Caller:
+        """A caller with an operators' key."""
+        acting = system.acting(self.installation.settings, system.OPERATORS, "tests")
+        return self.caller(acting)
+
+    def stranger(self) -> Caller:
+        """A caller without a credential."""
+        return Caller(self.url, self.client, None)
+
+
+@contextmanager
+def running(installation: Installation, name: str = "api", **environment: str) -> Iterator[Api]:
+    """Start an API on a free port of loopback."""
+    port = free_port()
+    installation.start(
+        name, "uvicorn", "--factory", "api.app:create", "--port", str(port), "--ws-max-size", "4194304", **environment
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with httpx2.Client(timeout=15, trust_env=False) as client:
+            eventually(lambda: _answers(client, url) or _ended(installation, name))
+            yield Api(url, client, installation, name)
+    finally:
+        if name in installation.processes:
+            installation.kill(name)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(client: httpx2.Client, url: str) -> bool:
+    try:
+        return client.get(f"{url}/health/live").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def _ended(installation: Installation, name: str) -> bool:
+    if installation.processes[name].poll() is not None:
+        raise AssertionError(installation.log(name))
+    return False
