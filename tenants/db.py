@@ -110,13 +110,13 @@ def sync_engine(address: str, *, pool_size: int = 2, application: str = "tenantr
 
     Args:
         address: a `postgresql://` address.
-        pool_size: connections kept open; as many again for bursts.
+        pool_size: connections kept open.
         application: the connections' name in PostgreSQL.
     """
     return create_engine(
         address.replace("postgresql://", "postgresql+psycopg2://", 1),
         pool_size=pool_size,
-        max_overflow=pool_size,
+        max_overflow=0,
         pool_pre_ping=True,
         isolation_level="READ COMMITTED",
         connect_args={"application_name": application, "connect_timeout": 5},
@@ -130,13 +130,13 @@ class AsyncDatabase:
         self.engine: AsyncEngine = create_async_engine(
             address.url.replace("postgresql://", "postgresql+asyncpg://", 1),
             pool_size=address.pool_size,
-            max_overflow=address.pool_overflow,
+            max_overflow=0,  # A connection beyond the pool would be opened and closed for each call.
             pool_timeout=address.pool_wait_seconds,
             isolation_level="READ COMMITTED",
             connect_args={"timeout": 5, "server_settings": {"application_name": "tenantry-api"}},
         )
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._places = asyncio.Semaphore(address.pool_size + address.pool_overflow)
+        self._places = asyncio.Semaphore(address.pool_size)
         self._wait_seconds = address.pool_wait_seconds
 
     @asynccontextmanager

@@ -51,8 +51,7 @@ class Database(BaseModel):
     url: PostgresAddress = ""
     system_url: PostgresAddress = ""
     owner_url: PostgresAddress = ""
-    pool_size: int = Field(8, ge=1)
-    pool_overflow: int = Field(8, ge=0)
+    pool_size: int = Field(16, ge=1)
     pool_wait_seconds: float = Field(2.0, gt=0)
 
 
