@@ -24,7 +24,7 @@ POLICIES_OF_NO_TENANT = {
 """Tables without a `tenant_id`, and the policies each has. `tenants` holds the tenant's own row."""
 
 UNIQUE_ACROSS_TENANTS = {"uq_api_keys_secret_hash"}
-"""A key is found by its hash before its tenant is known; the hash is of 178 random bits, so it tells nobody anything."""
+"""A key is found by its hash before its tenant is known; being one of 178 random bits, it tells nobody anything."""
 
 REFERENCES_WITHOUT_TENANT = {"fk_memberships_user_id"}
 """A person may be a member of several tenants."""
@@ -38,7 +38,7 @@ def tables(installation: Installation) -> dict[str, bool]:
             SELECT c.relname, EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant_id')
             FROM pg_class c
             WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-        """)  # type: ignore[arg-type]
+        """)
     )
 
 
@@ -123,9 +123,11 @@ def test_a_reference_between_tenants_tables_carries_the_tenant(
 ) -> None:
     references = installation.rows("""
         SELECT k.conname, k.conrelid::regclass::text, k.confrelid::regclass::text,
-               (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.conkey) WITH ORDINALITY u(number, place)
+               (SELECT array_agg(a.attname::text ORDER BY u.place)
+                FROM unnest(k.conkey) WITH ORDINALITY u(number, place)
                 JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.number),
-               (SELECT array_agg(a.attname::text ORDER BY u.place) FROM unnest(k.confkey) WITH ORDINALITY u(number, place)
+               (SELECT array_agg(a.attname::text ORDER BY u.place)
+                FROM unnest(k.confkey) WITH ORDINALITY u(number, place)
                 JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.number)
         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
         WHERE k.contype = 'f' AND c.relnamespace = 'public'::regnamespace AND NOT c.relispartition
@@ -162,10 +164,9 @@ def test_the_tenant_is_the_default_of_every_tenant_column(installation: Installa
             FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND a.attnotnull
             LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
             WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-        """)  # type: ignore[arg-type]
+        """)
     )
+    expected = "NULLIFcurrent_setting'app.tenant_id', true, ''::uuid"
     for table, of_tenant in tables.items():
         if of_tenant:
-            assert (
-                re.sub(r"::text|[()]", "", defaults[table]) == "NULLIFcurrent_setting'app.tenant_id', true, ''::uuid"
-            ), table
+            assert re.sub(r"::text|[()]", "", defaults[table]) == expected, table
