@@ -121,6 +121,12 @@ class View(GraphQL[Context, None]):
             return f"A request must be at most {self.settings.api.body_bytes} bytes."
         return None
 
+    def parse_json(self, data: str | bytes) -> Any:
+        value = super().parse_json(data)
+        if not isinstance(value, dict | list):
+            raise HTTPException(400, "Send a JSON object.")
+        return value
+
     def decode_json(self, data: str | bytes) -> object:
         return orjson.loads(data)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from graphql import (
     DirectiveNode,
+    DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
@@ -98,15 +99,23 @@ class NoNull(ValidationRule):
 
 
 class Checked(SchemaExtension):
-    """Gives validation errors their code, and refuses variables that hold U+0000. Comes after the validation."""
+    """What validation leaves to be checked of a request; comes after it.
+
+    Validation errors get their code. A document of several operations must say which one to run: strawberry would run
+    the first. Variables must not hold U+0000.
+    """
 
     def on_validate(self) -> Iterator[None]:
         context = self.execution_context
         for error in context.pre_execution_errors or ():
             if not error.extensions or "code" not in error.extensions:
                 error.extensions = {**(error.extensions or {}), "code": "GRAPHQL_VALIDATION_FAILED"}
-        if not context.pre_execution_errors and _holds_null(context.variables):
-            context.pre_execution_errors = [_null_error()]
+        if not context.pre_execution_errors:
+            if context._provided_operation_name is None and _operations(context.graphql_document) > 1:
+                message = "The document has several operations: say which one in operationName."
+                context.pre_execution_errors = [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
+            elif _holds_null(context.variables):
+                context.pre_execution_errors = [_null_error()]
         yield
 
 
@@ -136,6 +145,11 @@ def extensions(*, introspection: bool) -> list[Any]:
         lambda: ValidationCache(maxsize=CACHED),
         Checked,
     ]
+
+
+def _operations(document: DocumentNode | None) -> int:
+    definitions = () if document is None else document.definitions
+    return sum(isinstance(definition, OperationDefinitionNode) for definition in definitions)
 
 
 def _null_error() -> GraphQLError:
