@@ -36,7 +36,9 @@ def main(
     for name in chosen:
         run, goals = BENCHMARKS[name]
         results[name] = asyncio.run(_awaited(run()))
-        table = Table("figure", "value", "goal", title=f"{name} ({platform.machine()}, Python {platform.python_version()})")
+        table = Table(
+            "figure", "value", "goal", title=f"{name} ({platform.machine()}, Python {platform.python_version()})"
+        )
         for figure, value in results[name].items():
             table.add_row(figure, f"{value:,.3f}", goals.get(figure, ""))
         Console().print(table)

@@ -108,9 +108,7 @@ async def load(
     return Sample(operations, time.perf_counter() - started, latencies, cpu_seconds(pid) - cpu)
 
 
-async def interleaved(
-    rounds: int, *measurements: Callable[[], Awaitable[Sample]]
-) -> list[list[Sample]]:
+async def interleaved(rounds: int, *measurements: Callable[[], Awaitable[Sample]]) -> list[list[Sample]]:
     """Rounds of each measurement in turn, so that the machine's drift meets them alike."""
     samples: list[list[Sample]] = [[] for _ in measurements]
     for _ in range(rounds):

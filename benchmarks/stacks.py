@@ -66,7 +66,9 @@ class Stack:
     def floor(self, *command: str, url: str | None = None) -> Iterator[int]:
         """A process of the floor on the same servers; its process id."""
         with closing(psycopg2.connect(self.state["database_owner_url"])) as connection, connection:
-            connection.cursor().execute(f"{floors.TABLE}; TRUNCATE benchmark_floor; GRANT INSERT ON benchmark_floor TO tenantry_app")
+            connection.cursor().execute(
+                f"{floors.TABLE}; TRUNCATE benchmark_floor; GRANT INSERT ON benchmark_floor TO tenantry_app"
+            )
         environment = {
             **os.environ,
             "BENCHMARK_DATABASE_URL": self.state["database_url"],

@@ -28,7 +28,9 @@ async def run() -> dict[str, float]:
         floor = ("uvicorn", "--factory", "benchmarks.floors:create", "--port", str(_FLOOR_PORT), "--no-access-log")
         with stack.still("worker", "operator", "beat"), stack.floor(*floor, url=floor_url) as floor_pid:
             for connections in (16, 1):
-                ours = _loader(f"{stack.url}/graphql", stack.pid("api"), connections, _trigger(stack), b'"success":true')
+                ours = _loader(
+                    f"{stack.url}/graphql", stack.pid("api"), connections, _trigger(stack), b'"success":true'
+                )
                 theirs = _loader(floor_url, floor_pid, connections, _insert(floor_url), b"true")
                 await ours()
                 await theirs()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,9 +117,10 @@ def connect(address: str, *, timeout_seconds: float) -> redis.Redis:
 
 
 class Bells:
-    """Rings for the API: within the bell's timeout or not at all, and not at all for a while after a failure."""
+    """Rings for the API, behind its back: what concurrent requests leave goes out together, and no reply waits for it."""
 
     _PAUSE_SECONDS = 1.0
+    _KEPT = 10_000
 
     def __init__(self, settings: Settings) -> None:
         self._stream_length = settings.redis.stream_length
@@ -128,23 +131,50 @@ class Bells:
             socket_connect_timeout=timeout,
             retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
         )
-        self._quiet_until = 0.0
+        self._left: deque[Notice] = deque(maxlen=self._KEPT)
+        self._wake = asyncio.Event()
+        self._ringing: asyncio.Task[None] | None = None
 
     async def ring(self, notices: Sequence[object]) -> None:
-        """Send what a committed transaction left. Never raises: the dispatcher's sweep repairs what is lost."""
-        if time.monotonic() < self._quiet_until:
-            return
-        pipeline = self._client.pipeline(transaction=False)
-        add(pipeline, (notice for notice in notices if isinstance(notice, Notice)), self._stream_length)
-        try:
-            await pipeline.execute()
-        except (redis.RedisError, OSError) as error:
-            self._quiet_until = time.monotonic() + self._PAUSE_SECONDS
-            log.warning("bell_lost", error=type(error).__name__)
+        """Send soon what a committed transaction left. Never waits and never raises: the sweep repairs what is lost."""
+        self._left.extend(notice for notice in notices if isinstance(notice, Notice))
+        self._wake.set()
+        if self._ringing is None:
+            self._ringing = asyncio.create_task(self._ring())
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Send what is left and close the connections."""
+        if self._ringing is not None:
+            self._ringing.cancel()
+            await asyncio.gather(self._ringing, return_exceptions=True)
+        await self._send()
         await self._client.aclose()
+
+    async def _ring(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not await self._send():
+                await asyncio.sleep(self._PAUSE_SECONDS)
+
+    async def _send(self) -> bool:
+        """Send all that is left in one pipeline; what Redis does not take within its time is lost."""
+        if not self._left:
+            return True
+        pipeline = self._client.pipeline(transaction=False)
+        add(pipeline, _merged(self._left), self._stream_length)
+        self._left.clear()
+        try:
+            await pipeline.execute(raise_on_error=False)
+        except (redis.RedisError, OSError) as error:
+            log.warning("bell_lost", error=type(error).__name__)
+            return False
+        return True
+
+
+def _merged(notices: Iterable[Notice]) -> Iterable[Notice]:
+    """The notices, each bell that work arrived once: it says no more twice."""
+    return dict.fromkeys(notices)
 
 
 @dataclass(frozen=True, slots=True)
