@@ -8,7 +8,9 @@ from typing import Any
 from uuid import UUID
 
 import psycopg2
-from psycopg2 import extensions
+from psycopg2 import extensions, sql
+
+Statement = str | sql.Composed
 
 
 class Login:
@@ -22,18 +24,18 @@ class Login:
         self.connection: extensions.connection = psycopg2.connect(address)
         self.connection.autocommit = True
 
-    def rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    def rows(self, statement: Statement, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of one statement, in a transaction of its own unless one is open."""
         with self.connection.cursor() as cursor:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def value(self, statement: str, *values: Any) -> Any:
+    def value(self, statement: Statement, *values: Any) -> Any:
         """The one value of one statement; None for no row."""
         rows = self.rows(statement, *values)
         return rows[0][0] if rows else None
 
-    def error(self, statement: str, *values: Any) -> str | None:
+    def error(self, statement: Statement, *values: Any) -> str | None:
         """The SQLSTATE that a statement ends with; None if it succeeds."""
         try:
             self.rows(statement, *values)
