@@ -27,6 +27,23 @@ _SUBSCRIPTION = "subscription { runUpdates { runId state } }"
 _REST_SECONDS = 0.01
 
 
+class Sights:
+    """When each run was seen to succeed."""
+
+    def __init__(self) -> None:
+        self.moments: dict[str, float] = {}
+        self._waiting: dict[str, asyncio.Event] = {}
+
+    def note(self, run: str) -> None:
+        """The run was seen now."""
+        self.moments[run] = time.time()
+        self._waiting.setdefault(run, asyncio.Event()).set()
+
+    async def seen(self, run: str) -> None:
+        """Wait until the run has been seen."""
+        await self._waiting.setdefault(run, asyncio.Event()).wait()
+
+
 async def run() -> dict[str, float]:
     """One run at a time, ours and Celery's in turn; medians in milliseconds and their ratios."""
     with stacks.start() as stack:
@@ -37,13 +54,13 @@ async def run() -> dict[str, float]:
 
 async def _measure(stack: stacks.Stack) -> dict[str, float]:
     client = Celery("floor", broker=stack.state["redis_url"], backend=stack.state["redis_url"])
-    seen: dict[str, float] = {}
+    sights = Sights()
     sent: dict[str, float] = {}
     floor: list[float] = []
-    async with _subscribed(stack, seen), httpx2.AsyncClient(headers=stack.authorization) as http:
+    async with _subscribed(stack, sights), httpx2.AsyncClient(headers=stack.authorization) as http:
         for number in range(_WARM + _RUNS):
             run, moment = await _trigger(stack, http)
-            await _until(seen, run)
+            await asyncio.wait_for(sights.seen(run), 30)
             stamp = await asyncio.to_thread(_celery, client)
             if number >= _WARM:
                 sent[run] = moment
@@ -51,8 +68,8 @@ async def _measure(stack: stacks.Stack) -> dict[str, float]:
             await asyncio.sleep(_REST_SECONDS)
     started = await asyncio.to_thread(_started, stack, list(sent))
     starts = [started[run] - moment for run, moment in sent.items()]
-    sights = [seen[run] - moment for run, moment in sent.items()]
-    figures = {"start": starts, "seen": sights, "celery": floor}
+    seen = [sights.moments[run] - moment for run, moment in sent.items()]
+    figures = {"start": starts, "seen": seen, "celery": floor}
     result = {}
     for name, values in figures.items():
         result[f"{name} p50 ms"] = statistics.median(values) * 1e3
@@ -68,32 +85,26 @@ async def _trigger(stack: stacks.Stack, http: httpx2.AsyncClient) -> tuple[str, 
     return str(answer.json()["data"]["triggerBackgroundTask"]["taskId"]), moment
 
 
-async def _until(seen: dict[str, float], run: str) -> None:
-    async with asyncio.timeout(30):
-        while run not in seen:
-            await asyncio.sleep(_REST_SECONDS / 10)
-
-
 @asynccontextmanager
-async def _subscribed(stack: stacks.Stack, seen: dict[str, float]) -> AsyncIterator[None]:
+async def _subscribed(stack: stacks.Stack, sights: Sights) -> AsyncIterator[None]:
     """A subscription that notes when each run was seen to succeed."""
     url = stack.url.replace("http", "ws", 1) + "/graphql"
     async with connect(url, subprotocols=[Subprotocol("graphql-transport-ws")]) as socket:
         await _send(socket, type="connection_init", payload={"authorization": f"Bearer {stack.key}"})
         await socket.recv()
         await _send(socket, id="1", type="subscribe", payload={"query": _SUBSCRIPTION})
-        reading = asyncio.create_task(_note(socket, seen))
+        reading = asyncio.create_task(_note(socket, sights))
         yield
         reading.cancel()
 
 
-async def _note(socket: ClientConnection, seen: dict[str, float]) -> None:
+async def _note(socket: ClientConnection, sights: Sights) -> None:
     async for frame in socket:
         message = orjson.loads(frame)
         if message["type"] == "next":
             update = message["payload"]["data"]["runUpdates"]
             if update["state"] == "SUCCEEDED":
-                seen[update["runId"]] = time.time()
+                sights.note(update["runId"])
 
 
 async def _send(socket: ClientConnection, **message: Any) -> None:

@@ -117,7 +117,7 @@ def connect(address: str, *, timeout_seconds: float) -> redis.Redis:
 
 
 class Bells:
-    """Rings for the API, behind its back: what concurrent requests leave goes out together, and no reply waits for it."""
+    """Rings for the API, behind its back: what concurrent requests leave goes out together, no reply waits for it."""
 
     _PAUSE_SECONDS = 1.0
     _KEPT = 10_000
