@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import threading
 from collections.abc import Mapping, Sequence
@@ -266,10 +267,22 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             kill="prefork" in type(parent.pool).__module__,
         )
         self.keeper.start()
+        if hasattr(parent.pool._pool, "_event_process_exit"):
+            self._await_deaths(parent.pool._pool)
 
     def register_with_event_loop(self, parent: Any, hub: Any) -> None:
         """Called again at every connection to the broker; the pool sets its own handlers in the same turn."""
         hub.call_soon(self._listen_for_deaths, parent.pool._pool)
+
+    def _await_deaths(self, pool: Any) -> None:
+        """A dying child closes its pipe before it can be reaped: a pool that looks too early looks again after 5 s."""
+        before = pool._event_process_exit
+
+        def event_process_exit(hub: Any, process: Any) -> None:
+            _await_end(process.pid)
+            before(hub, process)
+
+        pool._event_process_exit = event_process_exit
 
     def _listen_for_deaths(self, pool: Any) -> None:
         before = pool.on_process_down
@@ -307,6 +320,20 @@ def _slot() -> int:
     if not hasattr(_threads, "slot"):
         _threads.slot = _free.pop(0)
     return int(_threads.slot)
+
+
+def _await_end(pid: int) -> None:
+    """Wait until a child that is about to end can be reaped, for a second at most."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([descriptor], [], [], 1.0)
+    finally:
+        os.close(descriptor)
 
 
 def _headers(request: Any) -> dict[str, Any]:
