@@ -1,4 +1,5 @@
 -- RELEASED → RUNNING for the holder of the release's fence, with a lease. No row: the message is stale.
+-- Its commit need not be flushed: whatever the attempt commits for good flushes the claim before it.
 -- A tenant that was suspended or paused after the release gets the run back into its queue (verdict 'held').
 CREATE OR REPLACE FUNCTION claim_run(
   p_tenant uuid, p_run uuid, p_fence bigint, p_task text, p_worker text, p_lease interval, p_hard interval
@@ -11,7 +12,7 @@ DECLARE
   v_held boolean;
   v_run runs;
 BEGIN
-  PERFORM set_config('app.tenant_id', p_tenant::text, true);
+  PERFORM set_config('app.tenant_id', p_tenant::text, true), set_config('synchronous_commit', 'off', true);
   SELECT t.paused OR t.suspended_at IS NOT NULL INTO v_held FROM tenants t WHERE t.id = p_tenant;
   UPDATE runs r SET
     state = CASE WHEN v_held THEN 'QUEUED' ELSE 'RUNNING' END,

@@ -35,14 +35,18 @@ BEGIN
   RETURN QUERY SELECT p_tenant, p_run, v_run.queue, v_run.state, v_run.sequence, v_run.attempt, v_now;
 END $$;
 REVOKE ALL ON FUNCTION crash_run(uuid, uuid, bigint, text, int, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION crash_run(uuid, uuid, bigint, text, int, interval) TO tenantry_app;
 
 -- The same for a worker that saw its own child die.
 CREATE OR REPLACE FUNCTION report_crash(
   p_tenant uuid, p_run uuid, p_fence bigint, p_cause text, p_max int, p_step interval
 ) RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 BEGIN
-  PERFORM end_backend(p_run, p_fence);
+  PERFORM set_config('app.tenant_id', p_tenant::text, true);
+  PERFORM end_backend(l.run_id, l.fence) FROM run_leases l
+  WHERE l.tenant_id = p_tenant AND l.run_id = p_run AND l.fence = p_fence;
   RETURN QUERY SELECT * FROM crash_run(p_tenant, p_run, p_fence, p_cause, p_max, p_step);
 END $$;
 REVOKE ALL ON FUNCTION report_crash(uuid, uuid, bigint, text, int, interval) FROM PUBLIC;

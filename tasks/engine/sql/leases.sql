@@ -5,6 +5,7 @@ RETURNS TABLE (run_id uuid, verdict text, cancel boolean, seconds_left double pr
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
   RETURN QUERY
   WITH mine AS (
     SELECT u.run, u.fence, l.tenant_id, l.run_id AS found

@@ -1,10 +1,12 @@
 -- QUEUED → RELEASED with a new fence, for the leader of the shard. Runs that have moved on since are left out.
+-- Its commit need not be flushed: where a crash of the server forgets it, the run is released again under the same fence.
 CREATE OR REPLACE FUNCTION release_runs(p_shard text, p_epoch bigint, p_tenants uuid[], p_runs uuid[])
 RETURNS TABLE (tenant_id uuid, run_id uuid, task text, queue text, fence bigint, sequence int, attempt int,
                settled_at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
   PERFORM check_leader(p_shard, p_epoch);
   RETURN QUERY
   WITH chosen AS (
@@ -32,6 +34,7 @@ RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
   PERFORM check_leader(p_shard, p_epoch);
   RETURN QUERY
   WITH due AS (
