@@ -7,7 +7,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.commands import database, doctor, runs, tenants
+from api.commands import database, doctor, environment, runs, tenants
 from tenants.errors import TenantryError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ for _name, _group in {
     app.add_typer(_group, name=_name)
 app.command("login")(runs.login)
 app.command("migrate")(database.migrate)
+app.command("secrets")(environment.make_secrets)
 app.command("doctor")(doctor.doctor)
 
 _LISTS = {"--family", "--scope", "--task"}

@@ -88,8 +88,9 @@ def settle(folder: Path | None) -> Settings:
     Raises:
         Misconfigured: there is no such installation.
     """
-    if folder is None and os.environ.get("DATABASE_URL"):
-        return settings.load()
+    given = settings.load()
+    if folder is None and (given.database.url or given.database.system_url or given.database.owner_url):
+        return given
     folder = (folder or Path(os.environ.get("TENANTRY_STATE", ".tenantry"))).absolute()
     known = state.read(folder, state.ADDRESSES) if folder.is_dir() else {}
     if not known:
