@@ -25,9 +25,9 @@ FOREIGN = {"POSTGRES_PASSWORD", "POSTGRES_INITDB_ARGS", "REDIS_PASSWORD", "DATAB
 """Of the servers' images, and of `tenantry database init`."""
 OF_CELERY = {"REMAP_SIGTERM", "FLOWER_BASIC_AUTH"}
 ENTRY_POINTS = (
-    ["python", "-m", "uvicorn", "--factory", "api.app:create"],
-    ["celery", "-A", "tasks.worker"],
-    ["tenantry"],
+    ("python", "-m", "uvicorn", "--factory", "api.app:create"),
+    ("celery", "-A", "tasks.worker"),
+    ("tenantry",),
 )
 
 
@@ -83,9 +83,9 @@ def _commands() -> dict[str, list[str]]:
     return commands
 
 
-@pytest.mark.parametrize(("where", "command"), _commands().items())
-def test_every_command_is_one_of_ours_with_options_it_has(where: str, command: list[str]) -> None:
-    assert any(command[: len(entry)] == entry for entry in ENTRY_POINTS), where
+@pytest.mark.parametrize("command", sorted({tuple(command) for command in _commands().values()}), ids=shlex.join)
+def test_every_command_is_one_of_ours_with_options_it_has(command: tuple[str, ...]) -> None:
+    assert any(command[: len(entry)] == entry for entry in ENTRY_POINTS)
     if command[0] == "tenantry":
         line = [sys.executable, "-m", "api.cli", *command[1:], "--help"]
     else:
@@ -154,7 +154,7 @@ def test_the_order_of_compose_is_servers_migrations_parts() -> None:
 
 
 def test_the_image_holds_what_it_copies_and_the_build_sees_it() -> None:
-    copied = re.findall(r"(?m)^COPY (\S+) ", (ROOT / "Dockerfile").read_text())
+    copied = re.findall(r"(?m)^COPY ([^-]\S*) ", (ROOT / "Dockerfile").read_text())
     seen = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(copied) == seen
     assert all((ROOT / path).exists() for path in copied)

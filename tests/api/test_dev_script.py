@@ -152,7 +152,9 @@ def test_an_unknown_command_is_refused_before_anything_is_installed(checkout: Ch
     assert not (checkout.root / ".venv").exists()
 
 
-@pytest.mark.parametrize(("name", "extras"), [("runtime", ["embedded"]), ("dev", ["embedded", "dev"])])
+@pytest.mark.parametrize(
+    ("name", "extras"), [("production", []), ("runtime", ["embedded"]), ("dev", ["embedded", "dev"])]
+)
 def test_the_locks_hold_what_the_project_asks_for_and_no_address(name: str, extras: list[str]) -> None:
     lock = (ROOT / "requirements" / f"{name}.lock").read_text()
     assert "://" not in lock
@@ -164,9 +166,9 @@ def test_the_locks_hold_what_the_project_asks_for_and_no_address(name: str, extr
         assert requirement.specifier.contains(locked[requirement.name]), f"run ./dev lock: {requirement}"
 
 
-def test_both_locks_agree() -> None:
-    runtime, dev = (
+def test_the_locks_agree() -> None:
+    production, runtime, dev = (
         dict(re.findall(r"(?m)^([a-z0-9._-]+)==([^ ;]+)", (ROOT / "requirements" / f"{name}.lock").read_text()))
-        for name in ("runtime", "dev")
+        for name in ("production", "runtime", "dev")
     )
-    assert runtime.items() <= dev.items()
+    assert production.items() <= runtime.items() <= dev.items()
