@@ -24,7 +24,8 @@ from graphql import (
 )
 from strawberry.schema.config import StrawberryConfig
 from strawberry.schema.schema_converter import GraphQLCoreConverter
-from strawberry.types import ExecutionContext
+from strawberry.types import ExecutionContext, ExecutionResult
+from strawberry.types.graphql import OperationType
 
 import schema.families
 from schema import (
@@ -72,6 +73,12 @@ class _NodeQuery:
 
 class Schema(strawberry.Schema):
     """The schema, which leaves it to the masking to log what is worth a line."""
+
+    async def execute(self, *args: Any, **options: Any) -> ExecutionResult:
+        """Run a query or a mutation. A subscription is refused: it has no single answer."""
+        allowed = options.get("allowed_operation_types") or set(OperationType)
+        options["allowed_operation_types"] = set(allowed) - {OperationType.SUBSCRIPTION}
+        return await super().execute(*args, **options)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Every error passes the masking, which logs those that nobody expected."""
