@@ -1,0 +1,277 @@
+"""`./dev demo`: the main job from end to end. Orders, the mutation, its updates as they arrive, the fresh dashboard."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import httpx2
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from api import dashboard, installation, state
+from api.commands.remote import Server
+from api.process import Command, Process
+from tasks.engine import switches
+from tasks.families.sales.service import imports, orders, periods, preferences, samples
+from tenants import db, identity, keys, system
+from tenants.context import Principal, Role
+from tenants.errors import Conflict, TenantryError, Unavailable
+from tenants.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+SLUG, EMAIL, CURRENCY = "demo", "demo@tenantry.example", "GBP"
+TRIGGER = 'mutation { triggerBackgroundTask(taskName: "refresh_all_materialized_views") { success taskId message } }'
+_TRIGGER_AS_OF = """
+mutation ($args: JSON) {
+  triggerBackgroundTask(taskName: "refresh_all_materialized_views", args: $args) { success taskId message }
+}"""
+_FOLLOW = """
+subscription ($id: ID!) {
+  taskUpdates(taskId: $id) { kind state attempt at progress { current total message } run { error { message } } }
+}"""
+_READY_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How to get into the demo's tenant."""
+
+    url: str
+    email: str
+    password: str
+    api_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """The demo's tenant, from the inside."""
+
+    engine: Engine
+    principal: Principal
+
+    def write(self, service: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a service in a transaction of its own."""
+        with db.open_session(self.engine, self.principal) as session:
+            found = service(session, *args, **kwargs)
+            session.commit()
+        return found
+
+
+def run(folder: Path, console: Console, *, data: Path | None, keep: bool) -> bool:
+    """Run the demo; says whether the run succeeded.
+
+    Args:
+        folder: the state folder of the stack; one that runs already is used and left running.
+        data: a CSV file of order lines; made-up orders up to now if None.
+        keep: leave the stack up until Ctrl-C or SIGTERM.
+
+    Raises:
+        TenantryError: something doesn't start, or the file can't be read.
+    """
+    folder = state.open_folder(folder)
+    with ExitStack() as stack:
+        with console.status("starting PostgreSQL, Redis, API, worker and beat …"):
+            process = stack.enter_context(_stack(folder))
+            url = _await_ready(folder, process)
+        console.print(f"[green]ready[/] {url}/graphql")
+        settings = installation.settle(folder)
+        shop = stack.enter_context(_open_shop(settings))
+        login = stack.enter_context(_log_in(shop, settings, folder, url, keep=keep))
+        as_of = _bring_orders(shop, console, data)
+        succeeded = _refresh(Server(url, login.api_key), console, as_of)
+        if keep:
+            _show_login(console, login)
+            _wait(process)
+    return succeeded
+
+
+@contextmanager
+def _stack(folder: Path) -> Iterator[Process | None]:
+    """The stack of the folder: started, and stopped at the end, unless it runs already."""
+    if _answers(_url(folder)):
+        yield None
+        return
+    command = Command(
+        "stack",
+        (sys.executable, "-P", "-m", "api.stack", "--state", str(folder), "--port", "0"),
+        {**os.environ, "PYTHONPATH": str(installation.ROOT)},
+        folder=Path.cwd(),
+        log=folder / "demo.log",
+        orphaned=signal.SIGTERM,
+    )
+    process = Process(command)
+    try:
+        yield process
+    finally:
+        process.stop(_STOP_SECONDS)
+
+
+def _await_ready(folder: Path, process: Process | None) -> str:
+    """The stack's address, once it serves."""
+    end = time.monotonic() + _READY_SECONDS
+    while process is not None and not _answers(_url(folder)):
+        if process.poll() is not None or time.monotonic() > end:
+            last = (folder / "demo.log").read_text(errors="replace").strip().splitlines()[-1:]
+            raise Unavailable(f"The stack did not start: {''.join(last)} (see {folder / 'demo.log'})")
+        time.sleep(0.05)
+    return _url(folder)
+
+
+def _url(folder: Path) -> str:
+    return str(state.read(folder, state.ADDRESSES).get("url", ""))
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(url) and httpx2.get(f"{url}/health/ready", timeout=1, trust_env=False).is_success
+    except httpx2.HTTPError:
+        return False
+
+
+@contextmanager
+def _open_shop(settings: Settings) -> Iterator[Shop]:
+    """The tenant `demo`, made at the first time."""
+    with suppress(Conflict):  # It is there from an earlier demo.
+        system.create_tenant(settings, SLUG, name="Demo", timezone="Europe/London", families=["sales"])
+    engine = db.sync_engine(settings.database.url, pool_size=1, application="tenantry-demo")
+    shop = Shop(engine, system.acting(settings, SLUG, "./dev demo"))
+    try:
+        shop.write(switches.enable, "sales")
+        yield shop
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _log_in(shop: Shop, settings: Settings, folder: Path, url: str, *, keep: bool) -> Iterator[Login]:
+    """The tenant's owner, and an API key that is revoked at the end unless it is to be kept."""
+    password = state.secret(folder, "demo_password")
+    shop.write(identity.join, system.enroll(settings, EMAIL, password), Role.OWNER)
+    made = shop.write(keys.create, settings.auth.key_pepper, name="demo", scopes=["*"])
+    yield Login(url, EMAIL, password, made.secret)
+    if not keep:
+        shop.write(keys.revoke, made.key.id)
+
+
+def _bring_orders(shop: Shop, console: Console, data: Path | None) -> datetime | None:
+    """Fill the shop. Returns the moment to look back from; None for now."""
+    began = time.perf_counter()
+    if data is None:
+        now = datetime.now(UTC)
+        shop.write(preferences.configure, currency=CURRENCY)
+        shop.write(orders.open_months, samples.months(now))
+        count = shop.write(samples.fill, now)
+        console.print(f"[green]orders[/] {count:,} made-up order lines in {time.perf_counter() - began:.1f} s")
+        return None
+    last, kept, refused = _import(shop, data)
+    console.print(
+        f"[green]orders[/] {kept:,} order lines of {data.name} in {time.perf_counter() - began:.1f} s;"
+        f" {refused:,} were refused, each with a reason",
+        soft_wrap=True,
+    )
+    return last and last + timedelta(minutes=1)
+
+
+def _import(shop: Shop, data: Path) -> tuple[datetime | None, int, int]:
+    """Import a file batch by batch. Returns the time of the last order, and how many rows were kept and refused."""
+    last: datetime | None = None
+    kept = refused = 0
+    try:
+        with data.open(encoding="utf-8-sig", newline="") as content:
+            import_id = shop.write(imports.begin, data.name, CURRENCY)
+            for batch in imports.read(content, shop.write(periods.zone), datetime.now(UTC)):
+                placed = [line.placed_at for line in batch.lines]
+                shop.write(orders.open_months, orders.months(placed))
+                done = shop.write(imports.load, import_id, batch)
+                kept, refused = kept + done["kept"], refused + done["refused"]
+                last = max([*placed, *([last] if last else [])], default=None)
+    except OSError as error:
+        raise TenantryError(f"{data} cannot be read: {error.strerror}.") from None
+    shop.write(imports.finish, import_id)
+    return last, kept, refused
+
+
+def _refresh(server: Server, console: Console, as_of: datetime | None) -> bool:
+    """Trigger the refresh over HTTP, follow it to its end, show what has become of the dashboard."""
+    document, variables = (TRIGGER, {}) if as_of is None else (_TRIGGER_AS_OF, {"args": {"as_of": as_of.isoformat()}})
+    console.print(f"[bold]{document.strip()}[/]", highlight=False, soft_wrap=True)
+    accepted = server.ask(document, variables)["triggerBackgroundTask"]
+    console.print_json(data=accepted)
+    if not accepted["success"]:
+        return False
+    ended = _follow(server, console, accepted["taskId"])
+    if ended["state"] != "SUCCEEDED":
+        console.print(f"[red]{ended['state']}[/] {(ended['run'] or {}).get('error') or ''}")
+        return False
+    dashboard.show(console, server.ask(dashboard.QUERY, {})["salesDashboard"])
+    return True
+
+
+def _follow(server: Server, console: Console, task_id: str) -> dict[str, Any]:
+    """Print the run's updates as they arrive, with a bar of its progress; returns the last."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    update: dict[str, Any] = {"state": "UNKNOWN", "run": None}
+    with Progress(*columns, console=console) as bar:
+        job = bar.add_task("waiting", total=None)
+        for data in server.follow(_FOLLOW, {"id": task_id}):
+            update = data["taskUpdates"]
+            progress = update["progress"] or {}
+            message = progress.get("message") or ""
+            bar.console.print(f"{update['at'][11:23]}  {update['kind']:<8}  {update['state']:<9}  {message}")
+            if progress:
+                bar.update(job, completed=progress["current"], total=progress["total"])
+            if update["state"] == "SUCCEEDED":
+                total = bar.tasks[job].total or 1
+                bar.update(job, completed=total, total=total)
+            bar.update(job, description=update["state"].lower())
+    return update
+
+
+def _show_login(console: Console, login: Login) -> None:
+    console.print("\nThe stack stays up until Ctrl-C. To log in:")
+    console.print(f"  GraphQL   {login.url}/graphql", highlight=False)
+    console.print(f"  API key   {login.api_key}", highlight=False)
+    console.print(f"  person    tenant {SLUG}, {login.email}, {login.password}", highlight=False)
+
+
+def _wait(process: Process | None) -> None:
+    """Until Ctrl-C, SIGTERM, or the stack's end."""
+    try:
+        while process is not None and process.poll() is None:
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        return
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="./dev demo", description=__doc__)
+    parser.add_argument("--state", type=Path, default=Path(os.environ.get("TENANTRY_STATE", ".tenantry")))
+    parser.add_argument("--data", type=Path, help="a CSV file of order lines; made-up orders without")
+    parser.add_argument("--keep", action="store_true", help="leave the stack up until Ctrl-C, and say how to log in")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        succeeded = run(arguments.state, Console(), data=arguments.data, keep=arguments.keep)
+    except TenantryError as error:
+        sys.exit(f"./dev demo: {error.message}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0 if succeeded else 1)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,100 @@
+"""`./dev demo`: the main job from end to end, and nothing of it left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tests.support.installations import ROOT
+from tests.tasks.families.sales.conftest import RETAIL
+
+pytestmark = pytest.mark.e2e
+PLAIN = {name: value for name, value in os.environ.items() if not name.startswith(("TENANTRY_", "DATABASE_", "REDIS_"))}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A state folder with a path short enough for sockets."""
+    found = Path(tempfile.mkdtemp(prefix="demo-"))
+    found.chmod(0o711)
+    yield found / "state"
+    shutil.rmtree(found)
+
+
+def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "api.demo", "--state", str(folder), *arguments],
+        env={**PLAIN, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        cwd="/",
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def left_behind(folder: Path) -> list[str]:
+    """The command lines of processes that name the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
+
+
+def test_made_up_orders_are_refreshed_and_shown(folder: Path) -> None:
+    done = demo(folder)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        'mutation { triggerBackgroundTask(taskName: "refresh_all_materialized_views") { success taskId message } }'
+        in done.stdout
+    )
+    assert re.search(r'"taskId": "run_\w{26}"', done.stdout)
+    states = re.findall(r"^\d\d:\d\d:\d\d\.\d{3}  \w+ +(\w+)", done.stdout, re.MULTILINE)
+    assert states[-1] == "SUCCEEDED"
+    assert "6/6" in done.stdout
+    revenue = re.search(r"Revenue +([\d,.]+)", done.stdout)
+    assert revenue is not None
+    assert Decimal(revenue[1].replace(",", "")) > 0
+    assert left_behind(folder) == []
+
+
+def test_a_file_of_orders_is_shown_as_of_its_own_time(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "order_lines.csv"
+    file.write_bytes(subprocess.run(["gzip", "-dc", str(RETAIL)], capture_output=True, check=True).stdout)
+
+    done = demo(folder, "--data", str(file))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "31,285 order lines of order_lines.csv" in done.stdout
+    assert "18,761 were refused" in done.stdout
+    assert re.search(r"2010-12-11 to 2011-01-09 +GBP", done.stdout)
+    assert re.search(r"United Kingdom +\d+ +2\d\d,\d{3}\.\d\d", done.stdout)
+
+
+def test_a_file_that_is_none_ends_in_one_sentence(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.csv"
+    file.write_text("a,b\n1,2\n")
+
+    done = demo(folder, "--data", str(file))
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("./dev demo: The file has no column InvoiceNo")
+    assert "Traceback" not in done.stderr + done.stdout
+    assert left_behind(folder) == []
+    assert json.loads((folder / "state.json").read_text())["pids"] == {}
