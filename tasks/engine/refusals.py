@@ -9,7 +9,6 @@ from tasks.engine.ledger import Ledger
 from tenants import ids
 
 _KEPT_IN_MEMORY = 100
-_KEPT_ROWS = 10_000
 
 
 class Refusals:
@@ -36,7 +35,7 @@ class Refusals:
             return
         try:
             ledger.call(
-                "SELECT refuse_messages(%s, %s, %s, %s::uuid[], %s, %s, %s, %s)",
+                "SELECT refuse_messages(%s, %s, %s, %s::uuid[], %s, %s, %s)",
                 list(counts),
                 list(counts.values()),
                 worker,
@@ -44,7 +43,6 @@ class Refusals:
                 [reason for reason, _, _ in latest],
                 [queue for _, queue, _ in latest],
                 [digest for _, _, digest in latest],
-                _KEPT_ROWS,
             )
         except Exception:
             with self._lock:
