@@ -70,7 +70,6 @@ DEFINERS = {
     "prune_runs": {"tenantry_app", "tenantry_system"},
     "refuse_messages": {"tenantry_app"},
     "renew_leases": {"tenantry_app"},
-    "report_crash": {"tenantry_app"},
     "rescue_runs": {"tenantry_system"},
     "worker_gone": {"tenantry_app"},
     "worker_seen": {"tenantry_app"},

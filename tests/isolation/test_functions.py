@@ -1,0 +1,212 @@
+"""What a worker's connection, standing in one tenant, can do to another's run through each function: nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg2
+import pytest
+
+from tasks.engine.ledger import Ledger, Settlement
+from tasks.engine.outcomes import Fenced
+from tasks.engine.states import RunState
+from tenants import ids
+from tenants.context import Principal
+from tests.support.hands import WORKER, Hands
+from tests.support.installations import Installation
+from tests.support.logins import Login
+
+TABLES = ("runs", "run_events", "run_steps", "run_progress", "run_leases", "effects", "idempotency_keys")
+EFFECT = "a-key-of-theirs"
+
+
+@dataclass(frozen=True)
+class Victim:
+    """Another tenant's run at work, with an effect begun, and everything that is written down of it."""
+
+    principal: Principal
+    run: UUID
+    fence: int
+    installation: Installation
+
+    def state(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Every row of the tenant."""
+        return {
+            table: self.installation.rows(
+                f"SELECT t::text FROM {table} t WHERE tenant_id = %s ORDER BY 1", str(self.principal.tenant)
+            )
+            for table in TABLES
+        }
+
+
+@pytest.fixture(scope="module")
+def hands(installation: Installation) -> Iterator[Hands]:
+    made = Hands(installation)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def victim(installation: Installation, hands: Hands, other_tenant: Principal) -> Iterator[Victim]:
+    """Checks afterwards that not one row of the other tenant has changed."""
+    run, fence = hands.running(other_tenant)
+    hands.app.call("SELECT save_progress(%s, %s, 1, 2, 'half')", other_tenant.tenant, run)
+    hands.app.call("SELECT begin_effect(%s, %s, %s, %s, %s)", other_tenant.tenant, run, fence, EFFECT, ids.new())
+    made = Victim(other_tenant, run, fence, installation)
+    before = made.state()
+    yield made
+    assert made.state() == before
+    assert hands.settle(other_tenant, run, fence, Settlement(RunState.SUCCEEDED)).state == "SUCCEEDED"
+
+
+@pytest.fixture
+def app(hands: Hands) -> Ledger:
+    return hands.app
+
+
+def test_anothers_release_cannot_be_claimed(
+    installation: Installation, hands: Hands, tenant: Principal, other_tenant: Principal
+) -> None:
+    run = installation.trigger(other_tenant, "diagnostics.echo")
+    fence = hands.release(other_tenant, run)[run]
+    assert hands.claim(tenant, run, fence) is None
+    assert hands.claim(other_tenant, run, fence, "diagnostics.sleep") is None
+    assert installation.history(run)[-1] == (2, "RELEASED", 0)
+    assert hands.claim(other_tenant, run, fence) is not None
+
+
+@pytest.mark.parametrize("state", [RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.SCHEDULED])
+def test_anothers_attempt_cannot_be_settled(victim: Victim, hands: Hands, tenant: Principal, state: RunState) -> None:
+    with pytest.raises(Fenced):
+        hands.settle(tenant, victim.run, victim.fence, Settlement(state))
+
+
+def test_anothers_deadline_cannot_be_moved(victim: Victim, app: Ledger, tenant: Principal) -> None:
+    with pytest.raises(Fenced):
+        app.call("SELECT extend_run(%s, %s, %s, %s)", tenant.tenant, victim.run, victim.fence, timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT begin_effect(%s, %s, %s, %s, gen_random_uuid())",
+        "SELECT finish_effect(%s, %s, %s, %s, '1')",
+        "SELECT forget_effect(%s, %s, %s, %s)",
+    ],
+)
+def test_anothers_effects_can_be_neither_begun_nor_answered_nor_forgotten(
+    victim: Victim, app: Ledger, tenant: Principal, installation: Installation, statement: str
+) -> None:
+    with pytest.raises(Fenced):
+        app.call(statement, tenant.tenant, victim.run, victim.fence, EFFECT)
+    assert installation.rows("SELECT * FROM effects WHERE tenant_id = %s", str(tenant.tenant)) == []
+
+
+def test_anothers_progress_stays_what_it_was(victim: Victim, app: Ledger, tenant: Principal) -> None:
+    app.call("SELECT save_progress(%s, %s, 99, 100, 'ours')", tenant.tenant, victim.run)
+
+
+def test_anothers_attempt_cannot_be_reported_dead(victim: Victim, hands: Hands, tenant: Principal) -> None:
+    with closing(psycopg2.connect(hands.installation.addresses.app)) as theirs, theirs.cursor() as cursor:
+        cursor.execute("SELECT set_config('application_name', %s, false)", (f"{victim.run}/{victim.fence}",))
+        assert hands.app.report_crash(tenant.tenant, victim.run, victim.fence, "made up") is None
+        cursor.execute("SELECT 1")
+        assert cursor.fetchall() == [(1,)]
+
+
+def test_a_lease_is_renewed_by_the_worker_that_holds_it_only(victim: Victim, hands: Hands) -> None:
+    assert hands.renew(victim.run, victim.fence, "w2@by-hand")[0] == "gone"
+    assert hands.renew(victim.run, victim.fence - 1)[0] == "gone"
+    assert hands.renew(ids.new(), victim.fence)[0] == "gone"
+
+
+def test_anothers_runs_cannot_be_pruned(
+    installation: Installation, hands: Hands, tenant: Principal, other_tenant: Principal
+) -> None:
+    run, fence = hands.running(other_tenant)
+    hands.settle(other_tenant, run, fence, Settlement(RunState.SUCCEEDED))
+    statement = "SELECT prune_runs(%s, clock_timestamp() + interval '1 day')"
+    app = Login(installation.addresses.app)
+    assert app.error(statement, other_tenant.tenant) == "42501"
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege), app.inside(tenant.tenant):
+        app.rows(statement, other_tenant.tenant)
+    with app.inside(tenant.tenant, commit=True):
+        assert app.value(statement, tenant.tenant) == 0
+    assert installation.run(other_tenant, run).state == "SUCCEEDED"
+    with app.inside(other_tenant.tenant, commit=True):
+        assert app.value(statement, other_tenant.tenant) == 1
+    assert installation.history(run) == []
+    app.close()
+
+
+def test_what_was_refused_stays_noted(installation: Installation, app: Ledger) -> None:
+    note = "SELECT refuse_messages(%s, %s, 'w', %s, %s, %s, %s)"
+    app.call(note, ["json"], [3], [ids.new()], ["json"], ["q"], ["d"])
+    app.call(note, ["json"], [-3], [], [], [], [])
+    assert installation.rows("SELECT total FROM refused_counts WHERE reason = 'json'") == [(3,)]
+    assert installation.rows("SELECT count(*) FROM refused_messages") == [(1,)]
+    login = Login(installation.addresses.app)
+    for statement in ("DELETE FROM refused_messages", "DELETE FROM refused_counts", "SELECT * FROM refused_messages"):
+        assert login.error(statement) == "42501"
+    login.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT create_tenant(gen_random_uuid(), 'mine', 'm', 'UTC', '{}')",
+        "SELECT enroll_user(gen_random_uuid(), 'a@b.c', NULL)",
+        "SELECT ensure_partitions(30)",
+        "SELECT drop_ended_partitions(now())",
+        "SELECT drop_empty_order_partitions(now())",
+        "SELECT take_lead('main', 'me', interval '1 h')",
+        "SELECT resign('main', 'by-hand')",
+        "SELECT release_runs('main', 1, '{}', '{}')",
+        "SELECT requeue_runs('main', 1, interval '0', 1)",
+        "SELECT rescue_runs('main', 1, 3, interval '0', 1)",
+        "SELECT unrelease_runs('main', 1, '{}', '{}', '{}')",
+        "UPDATE dispatcher_leader SET holder = 'me'",
+        "DELETE FROM workers",
+        "UPDATE tenants SET suspended_at = now()",
+        "INSERT INTO tenants (id, slug, name) VALUES (gen_random_uuid(), 'mine', 'm')",
+        "DELETE FROM runs",
+        "DELETE FROM run_events",
+        "UPDATE run_events SET note = ''",
+    ],
+)
+def test_the_app_login_does_nothing_of_what_is_the_systems(installation: Installation, statement: str) -> None:
+    login = Login(installation.addresses.app)
+    assert login.error(statement) == "42501"
+    login.close()
+
+
+def test_a_login_is_found_by_all_of_its_parts_only(
+    installation: Installation, tenant: Principal, other_tenant: Principal
+) -> None:
+    login = Login(installation.addresses.app)
+    session, user = ids.new(), ids.new()
+    installation.rows("INSERT INTO users (id, email) VALUES (%s, 'bob@example.org')", str(user))
+    installation.rows(
+        "INSERT INTO memberships (tenant_id, user_id, role) VALUES (%s, %s, 'OWNER')", str(tenant.tenant), str(user)
+    )
+    installation.rows(
+        "INSERT INTO login_sessions (tenant_id, id, user_id, token_hash, expires_at) VALUES (%s, %s, %s, 'h', now())",
+        str(tenant.tenant), str(session), str(user),
+    )  # fmt: skip
+    assert len(login.rows("SELECT * FROM find_session(%s, %s)", tenant.tenant, session)) == 1
+    assert login.rows("SELECT * FROM find_session(%s, %s)", other_tenant.tenant, session) == []
+    assert login.rows("SELECT * FROM find_session(%s, %s)", tenant.tenant, ids.new()) == []
+    [(slug,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
+    [(other,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(other_tenant.tenant))
+    assert len(login.rows("SELECT * FROM find_login(%s, 'bob@example.org')", slug)) == 1
+    assert login.rows("SELECT * FROM find_login(%s, 'bob@example.org')", other) == []
+    login.close()
+
+
+def test_a_worker_that_is_gone_takes_no_lease_with_it(victim: Victim, app: Ledger) -> None:
+    app.call("SELECT worker_gone(%s)", WORKER)
