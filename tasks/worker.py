@@ -22,7 +22,7 @@ from celery.result import AsyncResult
 from kombu import Queue
 
 from tasks import registry
-from tasks.engine import execute, publish, results, runs, transport
+from tasks.engine import calls, execute, publish, results, transport
 from tasks.engine.board import Board
 from tasks.engine.context import Desk
 from tasks.engine.execute import Ending
@@ -95,37 +95,22 @@ class Tenantry(Celery):  # type: ignore[misc]
             options: `queue` and `priority` are honoured, the dispatcher decides the rest.
 
         Raises:
-            InvalidInput: no tenant is named.
+            calls.NotSent: no tenant is named, or the run is refused.
         """
         current = settings.current()
-        slug = (headers or {}).get("tenant") or current.tenant
-        if not slug:
-            raise InvalidInput(
-                "Every run belongs to a tenant: pass headers={'tenant': '<slug>'},"
-                " or set TENANTRY_TENANT for `celery call`."
-            )
-        definition = registry.resolve(name, registry.families().keys())
-        given = dict(zip(definition.input.model_fields, args or (), strict=False)) | dict(kwargs or {})
-        request = runs.TriggerRequest(
-            definition.name,
-            given,
-            idempotency_key=task_id,
-            priority=options.get("priority"),
+        run = calls.send(
+            current,
+            name,
+            args or (),
+            kwargs or {},
+            tenant=(headers or {}).get("tenant") or current.tenant,
             delay_seconds=countdown,
             eta=eta,
+            task_id=task_id,
+            priority=options.get("priority"),
             queue=options.get("queue"),
         )
-        principal = system.acting(current, str(slug), "celery")
-        engine = db.sync_engine(current.database.url, pool_size=1)
-        try:
-            with db.open_session(engine, principal) as session:
-                accepted = runs.trigger_within(session, request)
-                session.commit()
-                notices = [notice for notice in db.notices(session) if isinstance(notice, Notice)]
-        finally:
-            engine.dispose()
-        _tell(current, current.redis.worker_url or current.redis.url, notices)
-        return self.AsyncResult(ids.show("run", accepted.run.id))
+        return self.AsyncResult(ids.show("run", run))
 
 
 def create(current: Settings) -> Tenantry:
@@ -339,14 +324,6 @@ def _await_end(pid: int) -> None:
 def _headers(request: Any) -> dict[str, Any]:
     """The message's headers, as Celery hands them on."""
     return dict(request.headers or {})
-
-
-def _tell(current: Settings, address: str, notices: list[Notice]) -> None:
-    client = publish.connect(address, timeout_seconds=current.redis.timeout_seconds)
-    pipeline = client.pipeline(transaction=False)
-    publish.add(pipeline, notices, current.redis.stream_length)
-    _execute(pipeline)
-    client.close()
 
 
 def _execute(pipeline: Any) -> None:
