@@ -30,7 +30,7 @@ from tasks.engine.leases import Keeper
 from tasks.engine.ledger import Change, Ledger, Settlement
 from tasks.engine.publish import Notice
 from tasks.engine.refusals import Refusals
-from tenants import db, ids, lifeline, log, roles, settings, system
+from tenants import db, ids, lifeline, log, roles, settings
 from tenants.errors import InvalidInput
 from tenants.settings import Settings
 
