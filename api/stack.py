@@ -119,8 +119,10 @@ def _prepare_database(given: Settings, admin_url: str, folder: Path) -> Addresse
     passwords = Passwords(*(state.secret(folder, login) for login in ("owner", "app", "system")))
     if admin_url:
         return roles.create(admin_url, passwords)
+    admin = make_url(database.url)
+    maintenance = admin.set(database="postgres").render_as_string(hide_password=False)
     try:
-        return roles.create(database.url, passwords, database=make_url(database.url).database or _NAME)
+        return roles.create(maintenance, passwords, database=admin.database or _NAME)
     except Misconfigured as error:
         raise Misconfigured(
             "DATABASE_URL without DATABASE_SYSTEM_URL and DATABASE_OWNER_URL has to be an administrator's, "
