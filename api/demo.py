@@ -242,10 +242,14 @@ def _follow(server: Server, console: Console, task_id: str) -> dict[str, Any]:
 
 
 def _show_login(console: Console, login: Login) -> None:
-    console.print("\nThe stack stays up until Ctrl-C. To log in:")
-    console.print(f"  GraphQL   {login.url}/graphql", highlight=False)
-    console.print(f"  API key   {login.api_key}", highlight=False)
-    console.print(f"  person    tenant {SLUG}, {login.email}, {login.password}", highlight=False)
+    console.print(
+        "\nThe stack stays up until Ctrl-C. To log in:\n"
+        f"  GraphQL   {login.url}/graphql\n"
+        f"  API key   {login.api_key}\n"
+        f"  person    tenant {SLUG}, {login.email}, {login.password}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _wait(process: Process | None) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.support.installations import ROOT
@@ -31,10 +33,17 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(found)
 
 
+ENVIRONMENT = {**PLAIN, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-u", "-m", "api.demo", "--state", str(folder), *arguments]
+
+
 def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "api.demo", "--state", str(folder), *arguments],
-        env={**PLAIN, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        command(folder, *arguments),
+        env=ENVIRONMENT,
         cwd="/",
         text=True,
         capture_output=True,
@@ -98,3 +107,30 @@ def test_a_file_that_is_none_ends_in_one_sentence(folder: Path, tmp_path: Path) 
     assert "Traceback" not in done.stderr + done.stdout
     assert left_behind(folder) == []
     assert json.loads((folder / "state.json").read_text())["pids"] == {}
+
+
+def test_a_stack_that_is_kept_lets_people_in_until_it_is_told_to_stop(folder: Path) -> None:
+    kept = subprocess.Popen(command(folder, "--keep"), env=ENVIRONMENT, cwd="/", text=True, stdout=subprocess.PIPE)
+    assert kept.stdout is not None
+    said = {}
+    for line in kept.stdout:
+        if found := re.fullmatch(r"  (GraphQL|API key|person) +(.+)\n", line):
+            said[found[1]] = found[2]
+        if "person" in said:
+            break
+    tenant, email, password = said["person"].removeprefix("tenant ").split(", ")
+
+    with httpx2.Client(trust_env=False) as client:
+        login = client.post(
+            said["GraphQL"].replace("/graphql", "/auth/login"),
+            json={"tenant": tenant, "email": email, "password": password},
+        )
+        for credential in (said["API key"], login.json()["accessToken"]):
+            headers = {"authorization": f"Bearer {credential}"}
+            answer = client.post(said["GraphQL"], json={"query": "{ viewer { tenant { slug } } }"}, headers=headers)
+            assert answer.json() == {"data": {"viewer": {"tenant": {"slug": "demo"}}}}
+    kept.send_signal(signal.SIGTERM)
+
+    assert kept.wait(15) == 0
+    kept.stdout.close()
+    assert left_behind(folder) == []
