@@ -206,6 +206,10 @@ class Installation:
             )
         ]
 
+    def states(self, run: UUID) -> list[str]:
+        """Every state the run has been in."""
+        return [state for _, state, _ in self.history(run)]
+
     def ended(self, principal: Principal, run: UUID, seconds: float = 30.0) -> Run:
         """Wait until the run has ended."""
         states = "('SUCCEEDED', 'FAILED', 'CANCELLED', 'TIMED_OUT')"

@@ -1,0 +1,142 @@
+"""Redis dies, freezes, flaps or forgets. Rows 20–25."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+import redis
+
+from tasks.engine.runs import TriggerRequest
+from tenants.context import Principal
+from tests.faults import servers
+from tests.faults.invariants import assert_invariants
+from tests.faults.servers import Server
+from tests.support.installations import Installation, eventually
+
+pytestmark = pytest.mark.faults
+WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
+SLOW_WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 0.2})
+RECOVERED_SECONDS = 10.0
+"""Twice what the matrix states."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Redis of this module's own."""
+    with servers.redis_server(tmp_path_factory.mktemp("redis")) as made:
+        yield made
+
+
+@pytest.fixture
+def installation(installation: Installation, server: Server) -> Iterator[Installation]:
+    """One whose Redis can be killed; it starts empty."""
+    with closing(redis.Redis.from_url(server.address)) as client:
+        client.flushall()
+    made = replace(installation, redis_url=server.address)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def _kept(server: Server) -> None:
+    server.kill()
+    server.start()
+
+
+def _flushed(server: Server) -> None:
+    with closing(redis.Redis.from_url(server.address)) as client:
+        client.flushall()
+
+
+def _frozen(server: Server) -> None:
+    server.freeze()
+    threading.Event().wait(6.0)  # Longer than every timeout of Redis's clients.
+    server.thaw()
+
+
+FAULTS = pytest.mark.parametrize(
+    "fault", [_kept, servers.empty, _flushed, _frozen], ids=["row-20-kept", "row-21-empty", "row-24-flushed", "row-25"]
+)
+
+
+def _waits_for_messages(server: Server) -> bool:
+    """Whether a worker consumes."""
+    with closing(redis.Redis.from_url(server.address)) as client:
+        return any(entry["cmd"] == "brpop" for entry in client.client_list())
+
+
+def _runs_soon(installation: Installation, tenant: Principal) -> None:
+    """A run that is triggered now ends within the time that the matrix allows."""
+    run = installation.trigger(tenant, WRITE.task_name, dict(WRITE.args))
+    assert installation.ended(tenant, run, RECOVERED_SECONDS).state == "SUCCEEDED"
+
+
+@FAULTS
+def test_an_idle_installation_works_again_at_once(
+    installation: Installation, tenant: Principal, server: Server, fault: Callable[[Server], None]
+) -> None:
+    installation.start_dispatcher()
+    installation.start_worker()
+    _runs_soon(installation, tenant)
+    fault(server)
+    _runs_soon(installation, tenant)
+    assert_invariants(installation)
+
+
+@FAULTS
+def test_what_runs_and_what_waits_is_neither_lost_nor_doubled(
+    installation: Installation, tenant: Principal, server: Server, fault: Callable[[Server], None]
+) -> None:
+    installation.start_dispatcher()
+    installation.start_worker()
+    runs = installation.trigger_many(tenant, [SLOW_WRITE] * 30)
+    eventually(lambda: installation.rows("SELECT 1 FROM runs WHERE state = 'SUCCEEDED'"))
+    assert installation.rows("SELECT 1 FROM run_leases")
+    fault(server)
+    ((before,),) = installation.rows("SELECT count(*) FROM runs WHERE state = 'SUCCEEDED'")
+    eventually(
+        lambda: installation.rows("SELECT count(*) FROM runs WHERE state = 'SUCCEEDED'")[0][0] > min(before, 29),
+        RECOVERED_SECONDS,
+    )
+    for run in runs:
+        ended = installation.ended(tenant, run)
+        assert (ended.state, ended.crashes) == ("SUCCEEDED", 0)
+    assert_invariants(installation)
+
+
+def test_row_22_runs_are_accepted_while_redis_is_away_and_start_when_it_is_back(
+    installation: Installation, tenant: Principal, server: Server
+) -> None:
+    installation.start_dispatcher()
+    installation.start_worker()
+    _runs_soon(installation, tenant)
+    server.kill()
+    runs = [installation.trigger(tenant, WRITE.task_name, dict(WRITE.args)) for _ in range(20)]
+    eventually(lambda: "broker_refused" in installation.log("d1"))
+    assert not installation.rows("SELECT 1 FROM runs WHERE id = ANY(%s::uuid[]) AND attempt > 0", [str(run) for run in runs])
+    server.start()
+    back = time.monotonic()
+    for run in runs:
+        assert installation.ended(tenant, run).state == "SUCCEEDED"
+    assert time.monotonic() - back < RECOVERED_SECONDS
+    assert_invariants(installation)
+
+
+def test_row_23_a_flapping_redis_leaves_no_silent_stall(
+    installation: Installation, tenant: Principal, server: Server
+) -> None:
+    installation.start_dispatcher()
+    installation.start_worker()
+    installation.trigger_many(tenant, [SLOW_WRITE] * 40)
+    for _ in range(5):
+        server.kill()
+        server.start()
+        eventually(lambda: _waits_for_messages(server))
+    _runs_soon(installation, tenant)
+    assert_invariants(installation)
