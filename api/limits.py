@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from tenants.errors import RateLimited
 
-_FREE_FAILURES = 10
 _LONGEST_SECONDS = 60.0
 _FORGET_SECONDS = 15 * 60.0
 _REMEMBERED = 50_000
@@ -21,40 +20,43 @@ class _Failures:
 
 
 class BackOff:
-    """After ten failures in a row, each further attempt waits twice as long as the one before, at most a minute.
+    """After some failures in a row, each further attempt waits twice as long as the one before, at most a minute.
 
     Never a lock: once the wait is over the right password works. A quarter of an hour without a failure forgets all.
+
+    Args:
+        free: how many failures cost nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, free: int) -> None:
+        self._free = free
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
-    def check(self, *names: str) -> None:
+    def check(self, name: str) -> None:
         """
         Raises:
-            RateLimited: one of the names has to wait.
+            RateLimited: who goes by this name has to wait.
         """
-        wait = max(self._wait(name) for name in names)
+        wait = self._wait(name)
         if wait > 0:
             raise RateLimited("Too many failed logins: wait a moment.", retry_after_seconds=round(wait, 1))
 
-    def fail(self, *names: str) -> None:
-        """Note a failure under every name."""
+    def fail(self, name: str) -> None:
+        """Note a failure."""
         now = time.monotonic()
-        for name in names:
-            known = self._failures.pop(name, None)
-            count = 1 if known is None or now - known.last > _FORGET_SECONDS else known.count + 1
-            self._failures[name] = _Failures(count, now)
+        known = self._failures.pop(name, None)
+        count = 1 if known is None or now - known.last > _FORGET_SECONDS else known.count + 1
+        self._failures[name] = _Failures(count, now)
         while len(self._failures) > _REMEMBERED:
             self._failures.popitem(last=False)
 
     def forgive(self, name: str) -> None:
-        """Forget the failures under a name."""
+        """Forget the failures."""
         self._failures.pop(name, None)
 
     def _wait(self, name: str) -> float:
         known = self._failures.get(name)
-        if known is None or known.count < _FREE_FAILURES:
+        if known is None or known.count < self._free:
             return 0.0
-        pause = min(_LONGEST_SECONDS, 2.0 ** min(known.count - _FREE_FAILURES, 10))
+        pause = min(_LONGEST_SECONDS, 2.0 ** min(known.count - self._free, 10))
         return known.last + pause - time.monotonic()

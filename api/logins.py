@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,6 +23,9 @@ from tenants.identity import Tokens
 from tenants.settings import Settings
 
 _HASHERS = 2
+_FREE_BY_ACCOUNT = 10
+_FREE_BY_ADDRESS = 100
+"""Many people can share an address."""
 _MOST_WAITING = 32
 _LONGEST_FIELD = 2000
 _REFUSED = "The tenant, the e-mail address or the password is wrong."
@@ -38,7 +42,8 @@ class Logins:
     def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
         self._auth = settings.auth
         self._authenticator = authenticator
-        self._back_off = BackOff()
+        self._accounts = BackOff(_FREE_BY_ACCOUNT)
+        self._addresses = BackOff(_FREE_BY_ADDRESS)
         self._hashers = ThreadPoolExecutor(_HASHERS, thread_name_prefix="passwords")
         self._waiting = 0
 
@@ -53,18 +58,20 @@ class Logins:
     async def log_in(self, request: Request) -> Response:
         """Exchange tenant, e-mail address and password for tokens. Whatever is wrong, the answer is the same."""
         slug, email, password = await _read(request, "tenant", "email", "password")
-        account = f"account:{slug}:{email.casefold()}"
-        address = f"address:{request.client.host if request.client else ''}"
-        self._back_off.check(account, address)
+        account = hashlib.sha256(f"{slug}:{email.strip().casefold()}".encode("utf-8", "replace")).hexdigest()
+        address = request.client.host if request.client else ""
+        self._accounts.check(account)
+        self._addresses.check(address)
         try:
             found = await self._authenticator.look_up(identity.find_login, slug, identity.normalise(email))
         except InvalidInput:
             found = None
         if not await self._verify(found.password_hash if found else None, password) or found is None:
-            self._back_off.fail(account, address)
+            self._accounts.fail(account)
+            self._addresses.fail(address)
             metrics.LOGINS.labels("refused").inc()
             raise Unauthenticated(_REFUSED, reason="invalid")
-        self._back_off.forgive(account)
+        self._accounts.forgive(account)
         metrics.LOGINS.labels("accepted").inc()
         scope = self._authenticator.member(found.tenant, found.user)
         return _show(await scope.write(identity.open_login, self._auth, found.user))
