@@ -158,7 +158,7 @@ def workers(session: Session) -> list[WorkerFigures]:
     """Every worker that has reported lately; `running` counts the tenant's own runs."""
     now = session.scalar(select(func.clock_timestamp()))
     assert now is not None
-    running = dict(session.execute(select(RunLease.worker, func.count()).group_by(RunLease.worker)).tuples().all())
+    running = dict(session.execute(select(RunLease.worker, func.count()).group_by(RunLease.worker)).all())
     return [
         WorkerFigures(
             name=worker.name,
