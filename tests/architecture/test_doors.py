@@ -10,9 +10,9 @@ from tests.support import sources
 from tests.support.installations import ROOT
 
 COMMITTERS = {
+    "tasks/engine/calls.py",
     "tasks/engine/context.py",
     "tasks/engine/execute.py",
-    "tasks/worker.py",
     "tenants/db.py",
 }
 """Where a session is opened and closed again, but for the edge. Services never commit: whoever opened it does."""
@@ -22,6 +22,7 @@ TENANT_SETTERS = {"tenants/db.py"}
 CROSSERS = {
     "api",
     "tasks/dispatcher.py",
+    "tasks/engine/calls.py",
     "tasks/engine/context.py",
     "tasks/engine/schedules.py",
     "tasks/worker.py",
