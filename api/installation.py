@@ -13,7 +13,7 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from api import embedded, state
-from tenants import db, settings, system
+from tenants import db, roles, settings, system
 from tenants.errors import Misconfigured
 from tenants.roles import Addresses
 from tenants.settings import Settings
@@ -111,10 +111,13 @@ def inside(current: Settings, slug: str, command: str) -> Iterator[Session]:
 
     Raises:
         NotFound: there is no such tenant.
+        Misconfigured: row-level security doesn't bind the login.
     """
     principal = system.acting(current, slug, command)
     engine = db.sync_engine(current.database.url, pool_size=1, application="tenantry-command")
     try:
+        with engine.connect() as connection:
+            roles.refuse_bypass(connection)
         with db.open_session(engine, principal) as session:
             yield session
             session.commit()

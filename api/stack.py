@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from api import embedded, installation, process, state
-from api.installation import ROOT, Installation, Part
+from api.installation import Installation, Part
 from api.journal import Journal
 from api.process import Command
 from api.supervisor import Supervisor
@@ -62,7 +62,7 @@ def run(folder: Path, port: int, journal: Journal) -> None:
             redis_url=servers.redis_url or given.redis.url,
             redis_users=bool(servers.redis_url),
         )
-        process.run(_command(made, "migrate", "-m", "alembic", "-c", str(ROOT / "alembic.ini"), "upgrade", "head"))
+        process.run(_command(made, "migrate", "-m", "api.cli", "migrate"))
         key = _make_operator_key(made)
         stack.callback(made.save, {})
         stack.callback(supervisor.stop, _STOP_SECONDS)
