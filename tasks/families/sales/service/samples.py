@@ -40,10 +40,10 @@ def fill(session: Session, now: datetime, *, count: int = 3_000, seed: int = 7) 
         count: how many orders.
     """
     import_id = imports.begin(session, "samples")
-    lines = list(_lines(now, count, Random(seed)))
+    lines = list(_lines(now, count, Random(seed)))  # noqa: S311 - a shop, not a secret
     orders.write(session, import_id, lines)
     imports.finish(session, import_id)
-    stock.record(session, _counts(sorted({line.sku for line in lines}), Random(seed)))
+    stock.record(session, _counts(sorted({line.sku for line in lines}), Random(seed)))  # noqa: S311 - the same
     return len(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -28,7 +29,7 @@ def test_quintiles_order_customers_and_share_them_out(session: Session, values: 
     assert sorted(value for value, _ in found) == sorted(values)
     scores = sorted((value, score) for value, score in found)
     assert all(1 <= score <= 5 for _, score in scores)
-    for (value, score), (following, higher) in zip(scores, scores[1:], strict=False):
+    for (value, score), (following, higher) in itertools.pairwise(scores):
         assert score == higher if value == following else score <= higher
     assert scores[0][1] == 1
     if len(set(values)) == len(values) and len(values) >= 5:
@@ -59,12 +60,8 @@ def test_lifetime_values_follow_the_documented_formula(session: Session) -> None
     year = timedelta(days=365.25)
     start = NOW - year
     placed = {"1": ("a", start), "2": ("b", start), "3": ("b", start + year / 3), "4": ("b", start + year * 2 / 3)}
-    load(
-        session,
-        text_of(*(f"{number},A1,T,10,{at.isoformat()},6,{who},X" for number, (who, at) in placed.items()))
-        + [f"C5,A1,T,-3,{(start + year / 3).isoformat()},6,b,X"],
-        now=NOW,
-    )
+    sales = (f"{number},A1,T,10,{at.isoformat()},6,{who},X" for number, (who, at) in placed.items())
+    load(session, text_of(*sales, f"C5,A1,T,-3,{(start + year / 3).isoformat()},6,b,X"), now=NOW)
     list(rollups.refresh(session, rollups.LIFETIMES, NOW))
 
     values = {row.customer: row for row in session.scalars(select(CustomerValue))}
