@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import DBAPIError
 
 from tasks import registry
-from tasks.engine import grants, outcomes, retry
+from tasks.engine import grants, outcomes, refusals, retry
 from tasks.engine.board import Slot
 from tasks.engine.context import Attempt, Desk, RunContext
 from tasks.engine.grants import BadGrant, Grant
@@ -64,10 +64,12 @@ def perform(
         return Ending.IGNORE, None
     if grants.expired(grant):
         log.info("grant_expired", run=ids.show("run", grant.run))
+        refusals.count_dropped(desk.ledger, "expired", worker)
         return Ending.IGNORE, None
     claim = desk.ledger.claim(grant.tenant, grant.run, grant.fence, definition.name, worker, definition.hard_seconds)
     if claim is None:
         log.info("message_stale", run=ids.show("run", grant.run), fence=grant.fence)
+        refusals.count_dropped(desk.ledger, "stale", worker)
         return Ending.IGNORE, None
     if claim.held:
         desk.send([Bell(grant.queue, grant.tenant, cost=0.0)])

@@ -88,15 +88,18 @@ def read(ring: KeyRing, text: object) -> Grant:
     fields = payload.split("|")
     if len(fields) != _FIELDS - 1 or fields[0] != _VERSION:
         raise BadGrant("malformed")
-    return Grant(
-        tenant=UUID(fields[1]),
-        run=UUID(fields[2]),
-        fence=int(fields[3]),
-        task=fields[4],
-        queue=fields[5],
-        body=fields[6],
-        expires=int(fields[7]),
-    )
+    try:
+        return Grant(
+            tenant=UUID(fields[1]),
+            run=UUID(fields[2]),
+            fence=int(fields[3]),
+            task=fields[4],
+            queue=fields[5],
+            body=fields[6],
+            expires=int(fields[7]),
+        )
+    except ValueError:
+        raise BadGrant("malformed") from None
 
 
 def expired(grant: Grant) -> bool:

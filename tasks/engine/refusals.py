@@ -9,6 +9,12 @@ from tasks.engine.ledger import Ledger
 from tenants import ids
 
 _KEPT_IN_MEMORY = 100
+_REFUSE = "SELECT refuse_messages(%s, %s, %s, %s::uuid[], %s, %s, %s)"
+
+
+def count_dropped(ledger: Ledger, reason: str, worker: str) -> None:
+    """A rightly signed message came too late, `expired` or `stale`: counted, and nothing else is kept of it."""
+    ledger.call(_REFUSE, [reason], [1], worker, [], [], [], [])
 
 
 class Refusals:
@@ -35,7 +41,7 @@ class Refusals:
             return
         try:
             ledger.call(
-                "SELECT refuse_messages(%s, %s, %s, %s::uuid[], %s, %s, %s)",
+                _REFUSE,
                 list(counts),
                 list(counts.values()),
                 worker,

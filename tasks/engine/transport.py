@@ -29,6 +29,8 @@ Refuse = Callable[[str, str, str], None]
 
 _LARGEST = 64 * 1024
 _TEXTS = ("lang", "task", "id")
+_TIME_LIMIT_OF_THE_TASK = [None, None]
+"""In place of the message's own, which nobody signed: Celery then takes the one of the registered task."""
 _REPLIES = ".reply.celery.pidbox"
 """Queues on which `celery inspect` waits for its answers; no worker reads them."""
 
@@ -37,7 +39,7 @@ def check(ring: KeyRing, element: bytes, queue: str) -> dict[str, Any]:
     """The message behind a queue's element, its shape and grant verified.
 
     Raises:
-        BadGrant: `size`, `json`, `shape`, `body`, `missing`, `malformed`, `signature` or `mismatch`.
+        BadGrant: `size`, `json`, `shape`, `body`, `missing`, `malformed`, `signature`, `mismatch` or `expired`.
     """
     if len(element) > _LARGEST:
         raise BadGrant("size")
@@ -48,6 +50,9 @@ def check(ring: KeyRing, element: bytes, queue: str) -> dict[str, Any]:
     headers, body = _shape(payload)
     grant = grants.read(ring, headers.get(grants.HEADER))
     _match(grant, headers, body, queue)
+    if grants.expired(grant):
+        raise BadGrant("expired")
+    headers["timelimit"] = _TIME_LIMIT_OF_THE_TASK
     return dict(payload)
 
 
