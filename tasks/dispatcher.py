@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import psycopg2
 import redis
@@ -21,12 +20,13 @@ import structlog
 from celery.beat import Scheduler as BeatScheduler
 
 from tasks import registry
-from tasks.engine import publish
+from tasks.engine import publish, waiting
 from tasks.engine.fairness import Candidate, FairOrder
 from tasks.engine.fleet import Fleet
 from tasks.engine.ledger import Change, Ledger, NotLeading, changes
 from tasks.engine.publish import Notice, Release
 from tasks.engine.states import RunState
+from tasks.engine.waiting import Pair
 from tenants import ids, names, settings
 from tenants.errors import Misconfigured
 from tenants.settings import Settings
@@ -40,30 +40,6 @@ _BATCH = 500
 _HOUSEKEEPING_SECONDS = 3600.0
 _BROKER_PAUSE_SECONDS = 0.5
 _PARTITIONS_AHEAD_DAYS = 30
-
-_ACTIVE = """
-WITH RECURSIVE pairs AS (
-  (SELECT tenant_id, queue FROM runs WHERE state = 'QUEUED' ORDER BY tenant_id, queue LIMIT 1)
-  UNION ALL
-  SELECT n.tenant_id, n.queue FROM pairs p, LATERAL (
-    SELECT r.tenant_id, r.queue FROM runs r
-    WHERE r.state = 'QUEUED' AND (r.tenant_id, r.queue) > (p.tenant_id, p.queue)
-    ORDER BY r.tenant_id, r.queue LIMIT 1) n
-)
-SELECT tenant_id, queue FROM pairs
-"""
-_WAITING = """
-SELECT r.rank, r.id, r.tenant_id, r.queue, r.task, r.concurrency_key
-FROM unnest(%s::uuid[], %s::text[]) AS u(tenant, queue)
-JOIN tenants t ON t.id = u.tenant AND NOT t.paused AND t.suspended_at IS NULL
-CROSS JOIN LATERAL (
-  SELECT * FROM (
-    SELECT rank, id, tenant_id, queue, task, concurrency_key FROM runs
-    WHERE tenant_id = u.tenant AND queue = u.queue AND state = 'QUEUED' ORDER BY rank LIMIT %s
-  ) heads
-) r
-"""
-Pair = tuple[UUID, str]
 
 
 class Dispatcher:
@@ -203,7 +179,7 @@ class Dispatcher:
             self._sweep_next = started
         self._tell(moved)
         self._fleet.read(self._ledger, alive_seconds=self._engine.lease_seconds)
-        self._unread.update(dict.fromkeys((tenant, queue) for tenant, queue in self._ledger.call(_ACTIVE)))
+        self._unread.update(dict.fromkeys(waiting.active(self._ledger)))
         self._next_due(started)
         if started >= self._housekeeping_next:
             self._housekeeping_next = started + _HOUSEKEEPING_SECONDS
@@ -211,11 +187,7 @@ class Dispatcher:
 
     def _next_due(self, now: float) -> None:
         """When the next delayed run is due, if that is before the next sweep."""
-        rows = self._ledger.call(
-            "SELECT extract(epoch FROM min(available_at) - clock_timestamp())::float8 FROM runs"
-            " WHERE state = 'SCHEDULED'"
-        )
-        seconds = rows[0][0]
+        seconds = waiting.next_due(self._ledger)
         if seconds is not None and now + seconds < self._sweep_next:
             self._sweep_next = max(now, now + seconds)
 
@@ -240,13 +212,8 @@ class Dispatcher:
             pairs = list(self._unread)[:_PAIRS]
             for pair in pairs:
                 del self._unread[pair]
-            rows = self._ledger.call(_WAITING, [tenant for tenant, _ in pairs], [queue for _, queue in pairs], _HEADS)
-            found: dict[Pair, int] = defaultdict(int)
-            candidates = []
-            for row in rows:
-                candidate = Candidate(*row)
-                candidates.append(candidate)
-                found[(candidate.tenant, candidate.queue)] += 1
+            candidates = waiting.heads(self._ledger, pairs, _HEADS)
+            found = Counter((candidate.tenant, candidate.queue) for candidate in candidates)
             for pair in pairs:
                 self._order.forget(*pair)
                 (self._deeper.add if found[pair] >= _HEADS else self._deeper.discard)(pair)

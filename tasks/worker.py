@@ -19,10 +19,9 @@ import structlog
 from celery import Celery, Task, bootsteps, signals
 from celery.exceptions import Ignore, Retry
 from celery.result import AsyncResult
-from kombu import Queue
 
 from tasks import registry
-from tasks.engine import calls, execute, publish, results, transport
+from tasks.engine import broker, calls, execute, publish, results, transport
 from tasks.engine.board import Board
 from tasks.engine.context import Desk
 from tasks.engine.execute import Ending
@@ -116,7 +115,7 @@ class Tenantry(Celery):  # type: ignore[misc]
 def create(current: Settings) -> Tenantry:
     """The Celery app of an installation."""
     made = Tenantry("tenantry", task_cls=RunTask, set_as_current=True)
-    made.conf.update(configuration(current))
+    made.conf.update(broker.configuration(current))
     for definition in registry.definitions().values():
         made.task(
             name=definition.name,
@@ -126,53 +125,6 @@ def create(current: Settings) -> Tenantry:
         )(_body)
     made.steps["worker"].add(KeeperStep)
     return made
-
-
-def configuration(current: Settings) -> dict[str, Any]:
-    """Celery's settings; the reasons stand in docs/decisions."""
-    address = current.redis.broker_url or current.redis.worker_url or current.redis.url
-    return {
-        "broker_url": address,
-        "broker_transport": "tasks.engine.transport:Transport",
-        "broker_connection_retry_on_startup": True,
-        "broker_connection_max_retries": None,
-        "broker_transport_options": {
-            "socket_timeout": 5,
-            "socket_connect_timeout": 2,
-            "socket_keepalive": True,
-            "health_check_interval": 5,
-            "visibility_timeout": 3600,
-            "unacked_restore_interval": 5,
-            "unacked_restore_throttle": 1,
-        },
-        "result_backend": current.redis.result_url or address,
-        "result_backend_transport_options": {"socket_timeout": 1, "socket_connect_timeout": 1},
-        "redis_socket_timeout": 1.0,
-        "redis_socket_connect_timeout": 1.0,
-        "redis_retry_on_timeout": False,
-        "result_expires": int(current.redis.result_days * 86_400),
-        "accept_content": ["json"],
-        "task_serializer": "json",
-        "result_serializer": "json",
-        "task_acks_late": False,
-        "task_ignore_result": True,
-        "task_create_missing_queues": False,
-        "task_default_queue": registry.queues()[0],
-        "task_queues": [Queue(name, routing_key=name) for name in registry.queues()],
-        "task_track_started": False,
-        "worker_disable_prefetch": True,
-        "worker_prefetch_multiplier": current.worker.prefetch_multiplier,
-        "worker_concurrency": current.worker.concurrency,
-        "worker_max_tasks_per_child": current.worker.max_tasks_per_child,
-        "worker_max_memory_per_child": current.worker.max_memory_per_child_kib,
-        "worker_hijack_root_logger": False,
-        "worker_soft_shutdown_timeout": current.worker.grace_seconds,
-        "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "worker_send_task_events": True,
-        "beat_scheduler": "tasks.dispatcher:Scheduler",
-        "beat_max_loop_interval": 1,
-        "timezone": "UTC",
-    }
 
 
 def _body() -> None:

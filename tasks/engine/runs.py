@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
 import orjson
-from pydantic import ValidationError
 from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from tasks import registry
-from tasks.engine import switches
+from tasks.engine import requests
 from tasks.engine.ledger import Change
 from tasks.engine.models import Run, RunEvent, RunLease, RunProgress
 from tasks.engine.publish import Bell
+from tasks.engine.requests import TriggerRequest as TriggerRequest
 from tasks.engine.states import TERMINAL, RunState
-from tenants import context, db, ids, pages, settings
-from tenants.context import ActorKind
+from tenants import context, db, pages, settings
 from tenants.errors import (
-    AmbiguousTask,
     Conflict,
-    Forbidden,
     InvalidInput,
     InvalidState,
-    Issue,
     NotFound,
     TenantSuspended,
     UnknownTask,
@@ -37,34 +31,6 @@ from tenants.errors import (
 from tenants.pages import Page
 
 _TRIGGER = text("SELECT * FROM trigger_runs(:tenant, :kind, :actor, CAST(:runs AS jsonb), :kept, :step)")
-_LONGEST_DELAY = timedelta(days=366)
-_LARGEST_ARGS = 128 * 1024
-_LONGEST_KEY = 255
-
-
-@dataclass(frozen=True, slots=True)
-class TriggerRequest:
-    """What a caller asks for.
-
-    Args:
-        task_name: full, or bare where it is unambiguous among the tenant's enabled families.
-        args: checked against the task's input.
-        idempotency_key: 1 to 255 characters; the same key and arguments give the first run again for 24 h.
-        priority: 0 to 9; the task's own when left out.
-        delay_seconds: not before this long from now.
-        eta: not before this moment.
-        concurrency_key: what the run shares limits and turns with.
-        queue: another queue than the task's own.
-    """
-
-    task_name: str
-    args: Mapping[str, Any] = field(default_factory=dict)
-    idempotency_key: str | None = None
-    priority: int | None = None
-    delay_seconds: float | None = None
-    eta: datetime | None = None
-    concurrency_key: str | None = None
-    queue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +70,17 @@ def trigger(session: Session, request: TriggerRequest) -> Accepted:
 
 
 @db.single_statement
-def trigger_many(session: Session, requests: Sequence[TriggerRequest]) -> list[Accepted]:
+def trigger_many(session: Session, wanted: Sequence[TriggerRequest]) -> list[Accepted]:
     """Accept up to 1,000 runs: all or none.
 
     Raises:
         As `trigger`; the path of an issue begins with the request's index.
     """
-    if len(requests) > (most := settings.current().engine.bulk_size):
+    if len(wanted) > (most := settings.current().engine.bulk_size):
         raise InvalidInput(f"At most {most} runs at once: split the list.")
-    if not requests:
+    if not wanted:
         return []
-    return _accept(session, [_check(session, request, str(index)) for index, request in enumerate(requests)])
+    return _accept(session, [requests.check(session, request, str(index)) for index, request in enumerate(wanted)])
 
 
 def trigger_within(session: Session, request: TriggerRequest, *, origin: UUID | None = None) -> Accepted:
@@ -123,7 +89,7 @@ def trigger_within(session: Session, request: TriggerRequest, *, origin: UUID | 
     Args:
         origin: the run that this one repeats.
     """
-    return _accept(session, [_check(session, request, origin=origin)])[0]
+    return _accept(session, [requests.check(session, request, origin=origin)])[0]
 
 
 def get(session: Session, run_id: UUID) -> Run:
@@ -284,117 +250,6 @@ def matching(query: Select[Any], wanted: RunFilter) -> Select[Any]:
     if wanted.created_before is not None:
         query = query.where(Run.created_at < wanted.created_before)
     return query
-
-
-def _check(session: Session, request: TriggerRequest, *path: str, origin: UUID | None = None) -> dict[str, Any]:
-    """A request as the database takes it, every value checked."""
-    caller = context.principal(session)
-    try:
-        definition = _definition(session, request.task_name)
-    except (UnknownTask, AmbiguousTask) as error:
-        if path:
-            error.message = f"[{path[0]}] {error.message}"
-        raise
-    if definition.operator_only and caller.kind is not ActorKind.OPERATOR:
-        raise _unknown(session, request.task_name)
-    if not caller.may_trigger(definition.name):
-        raise Forbidden(f"You may not trigger {definition.name}.", required_scope=f"{definition.family}:write")
-    issues: list[Issue] = []
-    args = _args(definition, request.args, issues, path)
-    priority = definition.priority if request.priority is None else request.priority
-    if not 0 <= priority <= 9:
-        issues.append(Issue((*path, "priority"), "must be 0 to 9"))
-    for name, value in (("idempotencyKey", request.idempotency_key), ("concurrencyKey", request.concurrency_key)):
-        if value is not None and not (1 <= len(value) <= _LONGEST_KEY and "\0" not in value):
-            issues.append(Issue((*path, name), f"must be 1 to {_LONGEST_KEY} characters without a null character"))
-    if request.queue is not None and request.queue not in registry.queues():
-        issues.append(Issue((*path, "queue"), f"must be one of {', '.join(registry.queues())}"))
-    _check_time(request, issues, path)
-    if issues:
-        raise InvalidInput(
-            f"{'.'.join(issues[0].path)}: {issues[0].message}" if len(issues) == 1 else "Several values are wrong.",
-            issues=issues,
-        )
-    return {
-        "id": str(ids.new()),
-        "task": definition.name,
-        "queue": request.queue or definition.queue,
-        "args": args,
-        "priority": priority,
-        "max_attempts": definition.retry.attempts,
-        "delay": request.delay_seconds,
-        "available_at": request.eta.isoformat() if request.eta else None,
-        "concurrency_key": request.concurrency_key,
-        "idempotency_key": request.idempotency_key,
-        "digest": _digest(definition.name, args) if request.idempotency_key is not None else None,
-        "origin_id": str(origin) if origin else None,
-        "trace": None,
-    }
-
-
-def _definition(session: Session, name: str) -> registry.TaskDefinition[Any]:
-    """The definition a name means. Only a name that several families have needs to know which are enabled."""
-    everywhere = registry.families().keys()
-    try:
-        return registry.resolve(name, everywhere)
-    except AmbiguousTask:
-        return registry.resolve(name, enabled_families(session))
-    except UnknownTask:
-        raise _unknown(session, name) from None
-
-
-def _unknown(session: Session, name: str) -> UnknownTask:
-    """The error for a name that means nothing here, with candidates from the tenant's own families only."""
-    try:
-        registry.resolve(name, enabled_families(session))
-    except UnknownTask as error:
-        return error
-    return UnknownTask(f"There is no task {name!r} among the enabled families.")
-
-
-def enabled_families(session: Session) -> frozenset[str]:
-    """The families that the session's tenant has switched on, also where the session is not inside it yet."""
-    if session.info.get("single_statement"):
-        names = session.scalars(
-            text("SELECT * FROM enabled_families(:tenant)"), {"tenant": context.principal(session).tenant}
-        )
-        return frozenset(names)
-    return switches.enabled(session)
-
-
-def _args(
-    definition: registry.TaskDefinition[Any], given: Mapping[str, Any], issues: list[Issue], path: tuple[str, ...]
-) -> dict[str, Any]:
-    try:
-        checked = definition.input.model_validate(given)
-    except ValidationError as error:
-        issues.extend(
-            Issue((*path, "args", *(str(part) for part in found["loc"])), found["msg"])
-            for found in error.errors(include_url=False, include_input=False, include_context=False)
-        )
-        return {}
-    args: dict[str, Any] = checked.model_dump(mode="json", exclude_unset=True)
-    if len(orjson.dumps(args)) > _LARGEST_ARGS:
-        issues.append(
-            Issue((*path, "args"), f"must be at most {_LARGEST_ARGS} bytes of JSON: pass a reference instead")
-        )
-    return args
-
-
-def _check_time(request: TriggerRequest, issues: list[Issue], path: tuple[str, ...]) -> None:
-    if request.eta is not None and request.delay_seconds is not None:
-        issues.append(Issue((*path, "eta"), "give delaySeconds or eta, not both"))
-    if request.delay_seconds is not None and not 0 <= request.delay_seconds <= _LONGEST_DELAY.total_seconds():
-        issues.append(Issue((*path, "delaySeconds"), "must be 0 seconds to 366 days"))
-    if request.eta is not None:
-        if request.eta.tzinfo is None:
-            issues.append(Issue((*path, "eta"), "must have a UTC offset"))
-        elif request.eta > datetime.now(UTC) + _LONGEST_DELAY:
-            issues.append(Issue((*path, "eta"), "must be at most 366 days from now"))
-
-
-def _digest(task: str, args: Mapping[str, Any]) -> str:
-    return hashlib.sha256(orjson.dumps([task, args], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import orjson
 import redis
 import redis.asyncio
 import structlog
 from redis.backoff import NoBackoff
 
 from tasks.engine import positions
-from tasks.engine.positions import Event, Position
+from tasks.engine.feeds import Feed, Pending, Subscriber
+from tasks.engine.feeds import Update as Update
+from tasks.engine.positions import Position
 from tasks.engine.runs import RunFilter
 from tasks.engine.states import TERMINAL
 from tenants import names
@@ -33,153 +33,7 @@ log = structlog.get_logger(__name__)
 _POLL_SECONDS = 2.0
 _BLOCK_MILLISECONDS = 1000
 _BATCH = 1000
-_KEPT_EVENTS = 64
-_KEPT_RUNS = 10_000
 _RETRY_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What a subscriber gets. A RESET has no run.
-
-    Args:
-        kind: SNAPSHOT, CHANGE, PROGRESS or RESET.
-        cursor: where to go on from after a break.
-        progress: current, total, message.
-        coalesced: how many earlier updates of this run this one stands for.
-    """
-
-    kind: str
-    cursor: str
-    at: datetime
-    run_id: UUID | None = None
-    sequence: int | None = None
-    state: str | None = None
-    attempt: int | None = None
-    progress: tuple[float, float | None, str | None] | None = None
-    coalesced: int = 0
-
-
-@dataclass(slots=True)
-class _Pending:
-    """What waits for a subscriber about one run."""
-
-    events: list[Event] = field(default_factory=list)
-    newest: int = 0
-    progress: tuple[float, float | None, str | None] | None = None
-    merged: int = 0
-
-
-class _Subscriber:
-    """One open subscription. Its buffer is bounded: what does not fit is read from the ledger."""
-
-    def __init__(self, wanted: UUID | RunFilter) -> None:
-        self.wanted = wanted
-        self.ready = asyncio.Event()
-        self.pending: dict[UUID, _Pending] = {}
-        self.overflown = False
-        self.reached: Position | None = None
-        """Every event up to here has been put."""
-        self.safe: Position | None = None
-        """Every event up to here has been sent: where a client that breaks off now has to go on from."""
-        self.seen: dict[UUID, tuple[int, str, int]] = {}
-        """Run → sequence, state and attempt last sent."""
-
-    def put(self, event: Event) -> None:
-        """An event has come."""
-        if (pending := self._of(event.run)) is None:
-            return
-        if len(pending.events) < _KEPT_EVENTS:
-            pending.events.append(event)
-        pending.newest = max(pending.newest, event.sequence)
-        self.ready.set()
-
-    def put_progress(self, run: UUID, progress: tuple[float, float | None, str | None]) -> None:
-        """A run has told how far it is; the newest is enough."""
-        if (pending := self._of(run)) is None:
-            return
-        if pending.progress is not None:
-            pending.merged += 1
-        pending.progress = progress
-        self.ready.set()
-
-    def take(self) -> tuple[dict[UUID, _Pending], Position | None]:
-        """All that waits, and the position that is reached once it has been sent."""
-        taken, self.pending = self.pending, {}
-        self.ready.clear()
-        return taken, self.reached
-
-    def forget_ended(self) -> None:
-        """Ended runs are remembered for a while, since the ledger tells of them once more."""
-        surplus = len(self.seen) - _KEPT_RUNS
-        if surplus > 0:
-            for run in [run for run, (_, state, _) in self.seen.items() if state in TERMINAL][:surplus]:
-                del self.seen[run]
-
-    def _of(self, run: UUID) -> _Pending | None:
-        if isinstance(self.wanted, UUID) and run != self.wanted:
-            return None
-        if run not in self.pending and len(self.pending) >= _KEPT_RUNS:
-            self.overflown = True
-            self.ready.set()
-            return None
-        return self.pending.setdefault(run, _Pending())
-
-
-class _Feed:
-    """One tenant's events, for all its subscribers in this process."""
-
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-        self.last_id = "$"
-        self.position: Position | None = None
-        self.everything: set[_Subscriber] = set()
-        self.single: dict[UUID, set[_Subscriber]] = {}
-
-    def add(self, subscriber: _Subscriber) -> None:
-        self._place(subscriber).add(subscriber)
-
-    def remove(self, subscriber: _Subscriber) -> None:
-        self._place(subscriber).discard(subscriber)
-        if isinstance(subscriber.wanted, UUID) and not self.single[subscriber.wanted]:
-            del self.single[subscriber.wanted]
-
-    def empty(self) -> bool:
-        return not self.everything and not self.single
-
-    def interested(self, run: UUID) -> list[_Subscriber]:
-        return [*self.everything, *self.single.get(run, ())]
-
-    def hear(self, data: bytes) -> None:
-        """An entry of the tenant's stream."""
-        try:
-            entry = orjson.loads(data)
-            run = UUID(entry["r"])
-            if entry["k"] == "P":
-                current, total, message = entry["p"]
-                for subscriber in self.interested(run):
-                    subscriber.put_progress(run, (current, total, message))
-                return
-            event = Event(run, entry["s"], entry["st"], entry["a"], datetime.fromisoformat(entry["t"]))
-        except (ValueError, KeyError, TypeError):
-            log.warning("stream_entry_unreadable")
-            return
-        for subscriber in self.interested(run):
-            subscriber.put(event)
-
-    def reach(self, position: Position, events: list[Event]) -> None:
-        """The ledger has been read up to the position."""
-        for event in events:
-            for subscriber in self.interested(event.run):
-                subscriber.put(event)
-        self.position = position
-        for subscriber in [*self.everything, *(one for group in self.single.values() for one in group)]:
-            subscriber.reached = position
-
-    def _place(self, subscriber: _Subscriber) -> set[_Subscriber]:
-        if isinstance(subscriber.wanted, UUID):
-            return self.single.setdefault(subscriber.wanted, set())
-        return self.everything
 
 
 class Hub:
@@ -194,7 +48,7 @@ class Hub:
             socket_connect_timeout=settings.redis.timeout_seconds,
             retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
         )
-        self._feeds: dict[UUID, _Feed] = {}
+        self._feeds: dict[UUID, Feed] = {}
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -220,7 +74,7 @@ class Hub:
             NotFound: there is no such run.
             InvalidInput: the cursor is not one of this stream.
         """
-        subscriber = _Subscriber(wanted)
+        subscriber = Subscriber(wanted)
         tenant = scope.principal.tenant
         position = None
         if after is not None:
@@ -238,12 +92,12 @@ class Hub:
             if feed.empty() and self._feeds.get(tenant) is feed:
                 del self._feeds[tenant]
 
-    async def _join(self, scope: Scope, subscriber: _Subscriber) -> _Feed:
+    async def _join(self, scope: Scope, subscriber: Subscriber) -> Feed:
         """Follow before the snapshot is taken, so that nothing falls between the two."""
         tenant = scope.principal.tenant
         feed = self._feeds.get(tenant)
         if feed is None:
-            feed = self._feeds[tenant] = _Feed(scope)
+            feed = self._feeds[tenant] = Feed(scope)
             feed.add(subscriber)
             with contextlib.suppress(redis.RedisError, OSError):
                 newest: Any = await self._client.xrevrange(names.stream(tenant), count=1)
@@ -255,7 +109,7 @@ class Hub:
         return feed
 
     async def _begin(
-        self, scope: Scope, subscriber: _Subscriber, position: Position | None, *, reset: bool
+        self, scope: Scope, subscriber: Subscriber, position: Position | None, *, reset: bool
     ) -> AsyncIterator[Update]:
         """A snapshot, or what came since the client's cursor."""
         found = await scope.read(positions.snapshot, subscriber.wanted)
@@ -281,7 +135,7 @@ class Hub:
         for update in self._shown(subscriber, found, cursor):
             yield update
 
-    def _shown(self, subscriber: _Subscriber, found: positions.Snapshot, cursor: str) -> list[Update]:
+    def _shown(self, subscriber: Subscriber, found: positions.Snapshot, cursor: str) -> list[Update]:
         now = datetime.now(UTC)
         updates = []
         for run in found.runs:
@@ -291,7 +145,7 @@ class Hub:
             updates.append(Update("SNAPSHOT", cursor, now, run.id, run.sequence, run.state, run.attempt, progress))
         return updates
 
-    async def _drain(self, scope: Scope, subscriber: _Subscriber, *, resumed: bool = False) -> list[Update]:
+    async def _drain(self, scope: Scope, subscriber: Subscriber, *, resumed: bool = False) -> list[Update]:
         """What waits, each run in order and without a gap."""
         if subscriber.overflown:
             subscriber.overflown = False
@@ -309,9 +163,7 @@ class Hub:
         subscriber.forget_ended()
         return updates
 
-    async def _admit(
-        self, scope: Scope, subscriber: _Subscriber, taken: dict[UUID, _Pending], *, resumed: bool
-    ) -> None:
+    async def _admit(self, scope: Scope, subscriber: Subscriber, taken: dict[UUID, Pending], *, resumed: bool) -> None:
         """Which of the runs not sent so far match the filter; they are sent from their first change on, or from now."""
         if isinstance(subscriber.wanted, UUID):
             subscriber.seen.setdefault(subscriber.wanted, (_first(taken.get(subscriber.wanted)), "", 0))
@@ -326,7 +178,7 @@ class Hub:
             first = _first(taken[run])
             subscriber.seen[run] = (first if resumed or subscriber.wanted.states else 0, "", 0)
 
-    async def _fill(self, scope: Scope, subscriber: _Subscriber, taken: dict[UUID, _Pending]) -> None:
+    async def _fill(self, scope: Scope, subscriber: Subscriber, taken: dict[UUID, Pending]) -> None:
         """Read from the ledger what is missing between the last change sent and the newest one heard of."""
         gaps = []
         for run, pending in taken.items():
@@ -339,7 +191,7 @@ class Hub:
             for event in await scope.read(positions.between, gaps):
                 taken[event.run].events.append(event)
 
-    async def _catch_up(self, scope: Scope, subscriber: _Subscriber) -> None:
+    async def _catch_up(self, scope: Scope, subscriber: Subscriber) -> None:
         """The buffer was full: read what came from the ledger."""
         assert subscriber.safe is not None
         subscriber.reached, events = await scope.read(positions.since, subscriber.safe)
@@ -349,7 +201,7 @@ class Hub:
     def _seal(self, scope: Scope, position: Position) -> str:
         return positions.seal(self._ring, scope.principal.tenant, position)
 
-    def _over(self, subscriber: _Subscriber) -> bool:
+    def _over(self, subscriber: Subscriber) -> bool:
         """A single run's updates end with its end."""
         if not isinstance(subscriber.wanted, UUID):
             return False
@@ -399,7 +251,7 @@ class Hub:
                     log.exception("ledger_not_read")
 
 
-def _in_order(subscriber: _Subscriber, run: UUID, pending: _Pending, cursor: str) -> list[Update]:
+def _in_order(subscriber: Subscriber, run: UUID, pending: Pending, cursor: str) -> list[Update]:
     """One run's updates that follow on what was sent."""
     updates = []
     for event in sorted(pending.events, key=lambda event: event.sequence):
@@ -413,7 +265,7 @@ def _in_order(subscriber: _Subscriber, run: UUID, pending: _Pending, cursor: str
     return updates
 
 
-def _first(pending: _Pending | None) -> int:
+def _first(pending: Pending | None) -> int:
     """The sequence before the first one that waits."""
     if pending is None or not pending.events:
         return 0

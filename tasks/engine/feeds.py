@@ -1,0 +1,164 @@
+"""One tenant's events on their way to its subscribers in one API process; every buffer is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+import orjson
+import structlog
+
+from tasks.engine.positions import Event, Position
+from tasks.engine.runs import RunFilter
+from tasks.engine.states import TERMINAL
+from tenants.context import Scope
+
+log = structlog.get_logger(__name__)
+_KEPT_EVENTS = 64
+_KEPT_RUNS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a subscriber gets. A RESET has no run.
+
+    Args:
+        kind: SNAPSHOT, CHANGE, PROGRESS or RESET.
+        cursor: where to go on from after a break.
+        progress: current, total, message.
+        coalesced: how many earlier updates of this run this one stands for.
+    """
+
+    kind: str
+    cursor: str
+    at: datetime
+    run_id: UUID | None = None
+    sequence: int | None = None
+    state: str | None = None
+    attempt: int | None = None
+    progress: tuple[float, float | None, str | None] | None = None
+    coalesced: int = 0
+
+
+@dataclass(slots=True)
+class Pending:
+    """What waits for a subscriber about one run."""
+
+    events: list[Event] = field(default_factory=list)
+    newest: int = 0
+    progress: tuple[float, float | None, str | None] | None = None
+    merged: int = 0
+
+
+class Subscriber:
+    """One open subscription. Its buffer is bounded: what does not fit is read from the ledger."""
+
+    def __init__(self, wanted: UUID | RunFilter) -> None:
+        self.wanted = wanted
+        self.ready = asyncio.Event()
+        self.pending: dict[UUID, Pending] = {}
+        self.overflown = False
+        self.reached: Position | None = None
+        """Every event up to here has been put."""
+        self.safe: Position | None = None
+        """Every event up to here has been sent: where a client that breaks off now has to go on from."""
+        self.seen: dict[UUID, tuple[int, str, int]] = {}
+        """Run → sequence, state and attempt last sent."""
+
+    def put(self, event: Event) -> None:
+        """An event has come."""
+        if (pending := self._of(event.run)) is None:
+            return
+        if len(pending.events) < _KEPT_EVENTS:
+            pending.events.append(event)
+        pending.newest = max(pending.newest, event.sequence)
+        self.ready.set()
+
+    def put_progress(self, run: UUID, progress: tuple[float, float | None, str | None]) -> None:
+        """A run has told how far it is; the newest is enough."""
+        if (pending := self._of(run)) is None:
+            return
+        if pending.progress is not None:
+            pending.merged += 1
+        pending.progress = progress
+        self.ready.set()
+
+    def take(self) -> tuple[dict[UUID, Pending], Position | None]:
+        """All that waits, and the position that is reached once it has been sent."""
+        taken, self.pending = self.pending, {}
+        self.ready.clear()
+        return taken, self.reached
+
+    def forget_ended(self) -> None:
+        """Ended runs are remembered for a while, since the ledger tells of them once more."""
+        surplus = len(self.seen) - _KEPT_RUNS
+        if surplus > 0:
+            for run in [run for run, (_, state, _) in self.seen.items() if state in TERMINAL][:surplus]:
+                del self.seen[run]
+
+    def _of(self, run: UUID) -> Pending | None:
+        if isinstance(self.wanted, UUID) and run != self.wanted:
+            return None
+        if run not in self.pending and len(self.pending) >= _KEPT_RUNS:
+            self.overflown = True
+            self.ready.set()
+            return None
+        return self.pending.setdefault(run, Pending())
+
+
+class Feed:
+    """One tenant's events, for all its subscribers in this process."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.last_id = "$"
+        self.position: Position | None = None
+        self.everything: set[Subscriber] = set()
+        self.single: dict[UUID, set[Subscriber]] = {}
+
+    def add(self, subscriber: Subscriber) -> None:
+        self._place(subscriber).add(subscriber)
+
+    def remove(self, subscriber: Subscriber) -> None:
+        self._place(subscriber).discard(subscriber)
+        if isinstance(subscriber.wanted, UUID) and not self.single[subscriber.wanted]:
+            del self.single[subscriber.wanted]
+
+    def empty(self) -> bool:
+        return not self.everything and not self.single
+
+    def interested(self, run: UUID) -> list[Subscriber]:
+        return [*self.everything, *self.single.get(run, ())]
+
+    def hear(self, data: bytes) -> None:
+        """An entry of the tenant's stream."""
+        try:
+            entry = orjson.loads(data)
+            run = UUID(entry["r"])
+            if entry["k"] == "P":
+                current, total, message = entry["p"]
+                for subscriber in self.interested(run):
+                    subscriber.put_progress(run, (current, total, message))
+                return
+            event = Event(run, entry["s"], entry["st"], entry["a"], datetime.fromisoformat(entry["t"]))
+        except (ValueError, KeyError, TypeError):
+            log.warning("stream_entry_unreadable")
+            return
+        for subscriber in self.interested(run):
+            subscriber.put(event)
+
+    def reach(self, position: Position, events: list[Event]) -> None:
+        """The ledger has been read up to the position."""
+        for event in events:
+            for subscriber in self.interested(event.run):
+                subscriber.put(event)
+        self.position = position
+        for subscriber in [*self.everything, *(one for group in self.single.values() for one in group)]:
+            subscriber.reached = position
+
+    def _place(self, subscriber: Subscriber) -> set[Subscriber]:
+        if isinstance(subscriber.wanted, UUID):
+            return self.single.setdefault(subscriber.wanted, set())
+        return self.everything
