@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -76,6 +76,35 @@ def test_the_servers_answer_on_loopback_to_their_passwords_alone(folder: Path, s
             client.ping()
         for process_ in servers.processes:
             assert not any(word in Path(f"/proc/{process_.pid}/cmdline").read_text() for word in passwords.values())
+
+
+def test_the_users_of_redis_can_do_what_their_part_needs_and_no_more(folder: Path) -> None:
+    with embedded.start(folder, durable=False, kinds=["redis"]) as servers, ExitStack() as stack:
+        api, worker, dispatcher, admin = (
+            stack.enter_context(redis.Redis.from_url(address))
+            for address in (
+                *(embedded.redis_address(folder, servers.redis_url, user) for user in ("api", "worker", "dispatcher")),
+                servers.redis_url,
+            )
+        )
+        api.xadd("t:1:stream", {"u": "x"})
+        api.publish("sys:bell", "x")
+        worker.lpush("analytics", "message")
+        dispatcher.set("celery-task-meta-1", "x")
+        refused: list[Callable[[], object]] = [
+            lambda: api.lpush("analytics", "forged"),
+            lambda: api.get("celery-task-meta-1"),
+            lambda: api.publish("/0.celery.pidbox", "shutdown"),
+            *(each.flushall for each in (api, worker, dispatcher)),
+            *(each.config_get for each in (api, worker, dispatcher)),
+            *(each.keys for each in (api, worker, dispatcher)),
+            *(each.acl_list for each in (api, worker, dispatcher)),
+        ]
+        for attempt in refused:
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                attempt()
+        assert admin.lrange("analytics", 0, -1) == [b"message"]
+        assert admin.dbsize() == 3
 
 
 def test_only_the_owner_can_read_the_secrets(folder: Path) -> None:
