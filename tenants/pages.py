@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select
+from sqlalchemy import BigInteger, Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from tenants.errors import InvalidInput, Issue
@@ -59,10 +59,10 @@ def read(
     size = last if last is not None else first if first is not None else DEFAULT
     descending = newest_first != backwards
     if after is not None:
-        seen = decode(kind, after, "after")
+        seen = _place(key, kind, after, "after")
         query = query.where(key < seen if newest_first else key > seen)
     if before is not None:
-        seen = decode(kind, before, "before")
+        seen = _place(key, kind, before, "before")
         query = query.where(key > seen if newest_first else key < seen)
     rows = list(session.scalars(query.order_by(key.desc() if descending else key.asc()).limit(size + 1)))
     more = len(rows) > size
@@ -91,12 +91,26 @@ def decode(kind: str, cursor: str, name: str) -> UUID | int:
     """
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-        given, _, value = text.partition(":")
-        if given != kind:
-            raise ValueError
-        return UUID(hex=value) if len(value) == 32 else int(value)
+        given, _, digits = text.partition(":")
+        value = UUID(hex=digits) if len(digits) == 32 else int(digits)
     except (ValueError, binascii.Error):
-        raise InvalidInput("The cursor is not one of this list.", issues=[Issue((name,), "not a cursor of this list")]) from None
+        raise _not_ours(name) from None
+    if given != kind or encode(kind, value) != cursor:
+        raise _not_ours(name)
+    return value
+
+
+def _place(key: InstrumentedAttribute[Any], kind: str, cursor: str, name: str) -> UUID | int:
+    """The value behind a cursor, one that the column can hold."""
+    value = decode(kind, cursor, name)
+    most = 2**63 if isinstance(key.type, BigInteger) else 2**31
+    if type(value) is not key.type.python_type or (isinstance(value, int) and not -most <= value < most):
+        raise _not_ours(name)
+    return value
+
+
+def _not_ours(name: str) -> InvalidInput:
+    return InvalidInput("The cursor is not one of this list.", issues=[Issue((name,), "not a cursor of this list")])
 
 
 def _check(first: int | None, last: int | None) -> None:
