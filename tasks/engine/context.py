@@ -72,6 +72,8 @@ class RunContext:
     desk: Desk
     _session: db.TenantSession | None = None
     _pending: bool = False
+    _interrupted: bool = False
+    _settling: bool = False
     _progress_saved: float = 0.0
     _progress_sent: float = 0.0
     _progress: publish.Progress | None = None
@@ -231,8 +233,14 @@ class RunContext:
             return
         if slot.phase is Phase.PROTECTED:
             self._pending = True
-        elif slot.reason is not Reason.NONE:
+        elif slot.reason is not Reason.NONE and not self._interrupted:
+            self._interrupted = True
             raise Interrupted(slot.reason.name)
+
+    def begin_settling(self) -> None:
+        """From here on no soft signal interrupts: what is committed must also be told."""
+        self._settling = True
+        self.desk.board.protect(self._slot, True)
 
     @contextmanager
     def protected(self) -> Iterator[None]:
@@ -241,7 +249,7 @@ class RunContext:
         try:
             yield
         finally:
-            self.desk.board.protect(self._slot, False)
+            self.desk.board.protect(self._slot, self._settling)
         if self._pending:
             self._pending = False
             self.checkpoint()

@@ -13,7 +13,6 @@ import orjson
 import psycopg2
 import structlog
 from pydantic import BaseModel, ValidationError
-from sqlalchemy.exc import DBAPIError
 
 from tasks import registry
 from tasks.engine import grants, outcomes, refusals, retry
@@ -187,20 +186,20 @@ def _work(context: RunContext, claim: Claim) -> Settlement:
 
 def _settle(context: RunContext, settlement: Settlement) -> Change:
     """Commit the session with the settlement where the outcome keeps it; any other rolls back and settles alone."""
-    keeps = settlement.state in _COMMITS or settlement.give_back
-    if keeps:
+    context.begin_settling()
+    if settlement.state in _COMMITS or settlement.give_back:
         try:
-            with context.protected():
-                return context.commit(settlement)
-        except DBAPIError as error:
+            return context.commit(settlement)
+        except outcomes.Fenced:
+            raise
+        except psycopg2.OperationalError:
+            log.warning("settle_delayed")
+        except Exception as error:
             log.warning("commit_failed", exc_info=error)
             definition = context.attempt_held.definition
             settlement = _retried(context, error, retry.delay_seconds(definition.retry, context.attempt))
-        except psycopg2.OperationalError:
-            log.warning("settle_delayed")
     context.roll_back()
-    with context.protected():
-        return _settle_alone(context, settlement)
+    return _settle_alone(context, settlement)
 
 
 def _settle_alone(context: RunContext, settlement: Settlement) -> Change:
