@@ -98,7 +98,7 @@ def running(installation: Installation, name: str = "api", **environment: str) -
             eventually(lambda: _answers(client, url) or _ended(installation, name))
             yield Api(url, client, installation, name)
     finally:
-        if name in installation.processes:
+        if installation.processes[name].poll() is None:
             installation.kill(name)
 
 

@@ -1,0 +1,122 @@
+"""What callers see while PostgreSQL or Redis is away, and how soon it is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+
+from tenants.context import Principal
+from tests.support import apis, proxy, streams
+from tests.support.apis import Api, Caller
+from tests.support.installations import Installation, eventually
+from tests.support.proxy import Proxy
+
+TRIGGER = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) { success taskId } }'
+PATIENCE_SECONDS = 0.3
+
+
+@pytest.fixture
+def redis_proxy(installation: Installation) -> Iterator[Proxy]:
+    """Redis behind a proxy."""
+    with proxy.to(installation.redis_url) as between:
+        yield between
+
+
+@pytest.fixture
+def postgres_proxy(installation: Installation) -> Iterator[Proxy]:
+    """PostgreSQL behind a proxy."""
+    with proxy.to(installation.addresses.app) as between:
+        yield between
+
+
+def _slowest_trigger(caller: Caller, times: int = 20) -> float:
+    slowest = 0.0
+    for _ in range(times):
+        started = time.perf_counter()
+        assert caller.ask(TRIGGER)["triggerBackgroundTask"]["success"] is True
+        slowest = max(slowest, time.perf_counter() - started)
+    return slowest
+
+
+@pytest.mark.parametrize("outage", ["dead", "frozen"])
+def test_a_mutation_does_not_wait_for_redis(
+    installation: Installation, tenant: Principal, redis_proxy: Proxy, outage: str
+) -> None:
+    with apis.running(installation, "redisless", REDIS_URL=redis_proxy.through(installation.redis_url)) as api:
+        caller = api.caller(tenant)
+        caller.ask(TRIGGER)
+        if outage == "dead":
+            _take_away(redis_proxy)
+        else:
+            redis_proxy.freeze()
+        assert _slowest_trigger(caller) < PATIENCE_SECONDS
+        readiness = api.client.get(f"{api.url}/health/ready")
+        assert readiness.status_code == 503
+        assert readiness.json()["checks"]["redis"]["ok"] is False
+        assert readiness.json()["checks"]["postgres"]["ok"] is True
+
+
+def test_a_subscription_hears_of_changes_without_redis(
+    installation: Installation, tenant: Principal, redis_proxy: Proxy
+) -> None:
+    with apis.running(installation, "deaf", REDIS_URL=redis_proxy.through(installation.redis_url)) as api:
+        caller = api.caller(tenant)
+        run = caller.ask(TRIGGER)["triggerBackgroundTask"]["taskId"]
+        with streams.socket(caller) as socket:
+            socket.subscribe(streams.UPDATES, id=run)
+            updates = socket.updates("taskUpdates")
+            next(updates)
+            _take_away(redis_proxy)
+            caller.ask("mutation($i: ID!) { cancelRun(id: $i) { success } }", i=run)
+            assert [update["state"] for update in updates] == ["CANCELLED"]
+
+
+def test_without_postgresql_callers_are_told_to_come_back_and_find_it_back_soon(
+    installation: Installation, tenant: Principal, postgres_proxy: Proxy
+) -> None:
+    address = postgres_proxy.through(installation.addresses.app)
+    with apis.running(installation, "dataless", DATABASE_URL=address) as api:
+        caller = api.caller(tenant)
+        caller.ask(TRIGGER)
+        there = _take_away(postgres_proxy)
+        for answer in (caller.post(TRIGGER), caller.post("{ runs { totalCount } }"), _log_in(api)):
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.json()["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
+            assert "postgres" not in answer.text
+        assert api.client.get(f"{api.url}/health/live").status_code == 200
+        assert api.client.get(f"{api.url}/health/ready").json()["checks"]["postgres"]["ok"] is False
+        postgres_proxy.target = there
+        back = time.monotonic()
+        eventually(lambda: caller.post(TRIGGER).status_code == 200, 5)
+        assert time.monotonic() - back < 5
+        assert "Traceback" not in api.installation.log(api.name)
+
+
+def test_readiness_names_what_is_missing(installation: Installation) -> None:
+    with apis.running(installation, "lonely") as api:
+        answer = api.client.get(f"{api.url}/health/ready")
+        assert answer.status_code == 503
+        checks = answer.json()["checks"]
+        assert {name: check["ok"] for name, check in checks.items()} == {
+            "postgres": True,
+            "redis": True,
+            "dispatcher": False,
+            "workers": False,
+        }
+        assert "celery -A tasks.worker beat" in checks["dispatcher"]["problem"]
+
+
+def _take_away(between: Proxy) -> tuple[str, int]:
+    """Reset every connection and refuse new ones; where the server was."""
+    there, between.target = between.target, ("127.0.0.1", apis.free_port())
+    between.cut()
+    return there
+
+
+def _log_in(api: Api) -> httpx2.Response:
+    who = {"tenant": "a", "email": "b@example.org", "password": "a password"}
+    return api.client.post(f"{api.url}/auth/login", json=who)
