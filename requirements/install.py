@@ -76,7 +76,7 @@ def _make_venv(*, clear: bool) -> list[str]:
 def _install(pip: list[str], lock: str) -> None:
     """Install a lock's packages by several pips at once, each with its share: unpacking takes the time."""
     packages = re.split(r"\n(?=[A-Za-z0-9])", "\n" + re.sub(r"(?m)^\s*#.*\n", "", lock))[1:]
-    options = ["--quiet", "--require-hashes", "--no-deps", "--no-compile", "--disable-pip-version-check"]
+    options = ["--quiet", "--quiet", "--require-hashes", "--no-deps", "--no-compile", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory() as folder:
         running = []
         for share in range(min(_AT_ONCE, len(packages))):
