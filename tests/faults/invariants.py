@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
@@ -31,8 +33,8 @@ def assert_invariants(installation: Installation, seconds: float = 40.0) -> None
 
 def _every_accepted_run_has_ended(installation: Installation, seconds: float) -> None:
     eventually(
-        lambda: not installation.rows(
-            "SELECT id, task, state, attempt, fence FROM runs WHERE state <> ALL(%s)", _TERMINAL
+        lambda: (
+            not installation.rows("SELECT id, task, state, attempt, fence FROM runs WHERE state <> ALL(%s)", _TERMINAL)
         ),
         seconds,
         every=0.05,
@@ -71,7 +73,7 @@ def _no_tenant_holds_what_is_anothers(installation: Installation) -> None:
             assert owners[run] == tenant, f"{table}: run {run}"
     client = redis.Redis.from_url(installation.redis_url)
     for tenant in set(owners.values()):
-        for _, entry in client.xrange(names.stream(tenant)):
+        for _, entry in cast(list[tuple[bytes, dict[bytes, Any]]], client.xrange(names.stream(tenant))):
             assert owners[UUID(orjson.loads(entry[b"u"])["r"])] == tenant
     client.close()
 
@@ -88,7 +90,7 @@ def _every_history_is_legal(installation: Installation) -> None:
         assert [number for number, _, _ in history] == list(range(1, sequence + 1)), history
         assert history[0][1] in _FIRST, history
         assert history[-1][1] == state, history
-        for (_, before, earlier), (_, after, later) in zip(history, history[1:], strict=False):
+        for (_, before, earlier), (_, after, later) in itertools.pairwise(history):
             assert after in MOVES[before], history
             given_back = (before, after) == (RunState.RUNNING, RunState.SCHEDULED) and later == earlier - 1
             assert given_back or later == earlier + (after is RunState.RUNNING), history
@@ -99,8 +101,10 @@ def _nothing_is_held_by_nobody(installation: Installation) -> None:
     assert not installation.rows("SELECT run_id, worker, expires_at FROM run_leases")
     assert not installation.rows("SELECT key FROM effects WHERE NOT confirmed")
     eventually(
-        lambda: not installation.rows(
-            "SELECT pid, application_name, state FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name ~ '^[0-9a-f-]{36}/[0-9]+$'"
+        lambda: (
+            not installation.rows(
+                "SELECT pid, application_name, state FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name ~ '^[0-9a-f-]{36}/[0-9]+$'"
+            )
         )
     )

@@ -12,8 +12,12 @@ import psycopg2
 import redis
 
 from api import embedded
+from api.embedded import Kind
 from api.process import Process
 from tests.support.installations import eventually
+
+_REDIS: tuple[Kind, ...] = ("redis",)
+_POSTGRES: tuple[Kind, ...] = ("postgres",)
 
 
 class Server:
@@ -60,7 +64,7 @@ class Server:
 @contextmanager
 def redis_server(folder: Path) -> Iterator[Server]:
     """A Redis that keeps its data over a SIGKILL."""
-    with embedded.start(folder, kinds=("redis",), durable=False) as running:
+    with embedded.start(folder, kinds=_REDIS, durable=False) as running:
         made = Server(running.redis_url, running.processes[0], _ping)
         try:
             yield made
@@ -71,7 +75,7 @@ def redis_server(folder: Path) -> Iterator[Server]:
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[Server]:
     """A PostgreSQL that keeps its data over a crash of its processes."""
-    with embedded.start(folder, kinds=("postgres",), durable=False) as running:
+    with embedded.start(folder, kinds=_POSTGRES, durable=False) as running:
         yield Server(running.admin_url, running.processes[0], _connect)
 
 

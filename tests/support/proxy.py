@@ -57,7 +57,8 @@ class Proxy:
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)
-        assert parts.hostname is not None and parts.port is not None
+        assert parts.hostname is not None
+        assert parts.port is not None
         self.target = (parts.hostname, parts.port)
         self.flow = threading.Event()
         self.flow.set()

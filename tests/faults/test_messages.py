@@ -1,0 +1,172 @@
+"""What else can stand in a queue: duplicates, latecomers, forgeries, garbage. Rows 33–36, 54."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from uuid import UUID
+
+import pytest
+import redis
+
+from tasks import registry
+from tasks.engine.ledger import Ledger, Settlement
+from tasks.engine.runs import TriggerRequest
+from tasks.engine.states import RunState
+from tenants.context import Principal
+from tests.faults import messages
+from tests.faults.invariants import assert_invariants
+from tests.faults.messages import QUEUE, Hand
+from tests.support.installations import Installation, eventually
+
+pytestmark = pytest.mark.faults
+WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
+SEED = 20_261_120
+
+
+@pytest.fixture
+def hand(installation: Installation) -> Iterator[Hand]:
+    """Leads; one worker runs."""
+    installation.start_worker()
+    made = Hand(installation)
+    yield made
+    made.resign()
+
+
+def _trigger(installation: Installation, tenant: Principal, times: int = 1) -> list[UUID]:
+    return installation.trigger_many(tenant, [WRITE] * times)
+
+
+def _all_are_read(installation: Installation) -> None:
+    with closing(redis.Redis.from_url(installation.redis_url)) as client:
+        eventually(lambda: client.llen(QUEUE) == 0)
+
+
+def test_row_33_a_hundred_copies_of_each_message_in_any_order_have_one_effect(
+    installation: Installation, tenant: Principal, hand: Hand
+) -> None:
+    runs = _trigger(installation, tenant, 5)
+    copies = [hand.message(hand.release(run)) for run in runs] * 100
+    random.Random(SEED).shuffle(copies)
+    hand.send(*copies)
+    for run in runs:
+        assert installation.ended(tenant, run).attempt == 1
+        assert installation.states(run) == ["QUEUED", "RELEASED", "RUNNING", "SUCCEEDED"]
+    eventually(lambda: hand.refused() == {"stale": 495})
+    assert_invariants(installation)
+
+
+def test_row_34_a_message_that_arrives_after_the_run_has_ended_does_nothing(
+    installation: Installation, tenant: Principal, hand: Hand
+) -> None:
+    (run,) = _trigger(installation, tenant)
+    message = hand.message(hand.release(run))
+    hand.send(message)
+    installation.ended(tenant, run)
+    before = installation.history(run)
+    hand.send(message)
+    eventually(lambda: hand.refused() == {"stale": 1})
+    assert installation.history(run) == before
+    assert_invariants(installation)
+
+
+def test_row_54_an_old_message_is_refused_after_the_attempt_was_given_back(
+    installation: Installation, tenant: Principal, hand: Hand
+) -> None:
+    (run,) = _trigger(installation, tenant)
+    first = hand.release(run)
+    ledger = Ledger(installation.addresses.app, installation.settings.engine, application="tests")
+    claim = ledger.claim(first.tenant, run, first.fence, first.task, "tests", 60)
+    assert claim is not None
+    assert claim.attempt == 1
+    ledger.settle(first.tenant, run, first.fence, Settlement(RunState.SCHEDULED, give_back=True, note="snoozed"))
+    ledger.close()
+    installation.rows("SELECT * FROM requeue_runs('main', 1, '1 h', 10)")
+    second = hand.release(run)
+    assert second.attempt == 0
+    hand.send(*[hand.message(first)] * 3)
+    eventually(lambda: hand.refused() == {"stale": 3})
+    assert installation.states(run)[-1] == "RELEASED"
+    hand.send(hand.message(second), hand.message(first))
+    assert installation.ended(tenant, run).attempt == 1
+    eventually(lambda: hand.refused() == {"stale": 4})
+    assert_invariants(installation)
+
+
+def test_rows_35_and_36_what_is_malformed_or_forged_is_refused_and_counted_and_the_worker_lives(
+    installation: Installation, tenant: Principal, other_tenant: Principal, hand: Hand
+) -> None:
+    (run,) = _trigger(installation, tenant)
+    release = hand.release(run)
+    before = installation.history(run)
+    children = installation.children("w1")
+    other_queue = next(name for name in registry.queues() if name != QUEUE)
+    bad = messages.falsified(hand, release, other_tenant.tenant, other_queue)
+    for case in bad:
+        hand.send(case.element, queue=case.queue)
+    expected = Counter(case.reason for case in bad)
+    eventually(lambda: sum(hand.refused().values()) == len(bad))
+    noted = dict(installation.rows("SELECT digest, reason FROM refused_messages"))
+    told = {case.name: noted.get(hashlib.sha256(case.element).hexdigest(), "stale") for case in bad}
+    assert told == {case.name: case.reason for case in bad}
+    assert hand.refused() == expected
+    assert len(bad) > 40
+    assert installation.history(run) == before
+    assert installation.processes["w1"].poll() is None
+    assert installation.children("w1") == children
+    hand.send(hand.message(release))
+    assert installation.ended(tenant, run).attempt == 1
+    assert_invariants(installation)
+
+
+def test_a_thousand_random_damages_to_a_message_run_nothing_twice_and_kill_nobody(
+    installation: Installation, tenant: Principal, hand: Hand
+) -> None:
+    (run,) = _trigger(installation, tenant)
+    release = hand.release(run)
+    chance = random.Random(SEED)
+    good = hand.message(release)
+    for _ in range(1000):
+        damaged = bytearray(good)
+        for _ in range(chance.randint(1, 4)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        hand.send(bytes(damaged[: chance.choice([len(damaged), chance.randrange(len(damaged))])]))
+    _all_are_read(installation)
+    hand.send(good)
+    assert installation.ended(tenant, run).attempt == 1
+    (after,) = _trigger(installation, tenant)
+    hand.send(hand.message(hand.release(after)))
+    assert installation.ended(tenant, after).attempt == 1
+    assert installation.processes["w1"].poll() is None
+    assert sum(hand.refused().values()) > 900
+    assert_invariants(installation)
+
+
+def test_a_time_limit_that_nobody_signed_is_not_taken_from_the_message(
+    installation: Installation, tenant: Principal, hand: Hand
+) -> None:
+    run = installation.trigger(tenant, "diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 1})
+    message = hand.message(hand.release(run))
+    hand.send(message.replace(b'"timelimit":[7290.0', b'"timelimit":[0.0001'))
+    ended = installation.ended(tenant, run)
+    assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 1, 0)
+    assert_invariants(installation)
+
+
+def test_a_key_of_the_wrong_type_in_place_of_a_queue_stops_nothing_for_good(
+    installation: Installation, tenant: Principal
+) -> None:
+    installation.start_dispatcher()
+    installation.start_worker()
+    with closing(redis.Redis.from_url(installation.redis_url)) as client:
+        client.set(QUEUE, "not a list")
+        (run,) = _trigger(installation, tenant)
+        eventually(lambda: "QUEUED" in installation.states(run)[1:])
+        assert "RUNNING" not in installation.states(run)
+        client.delete(QUEUE)
+    assert installation.ended(tenant, run, 10).attempt == 1
+    assert installation.processes["w1"].poll() is None
+    assert_invariants(installation)
