@@ -1,0 +1,97 @@
+"""People: addresses, passwords, memberships."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy.orm import Session
+
+from tenants import identity, system
+from tenants.context import Principal, Role
+from tenants.errors import Conflict, InvalidInput, InvalidState, NotFound
+from tests.support.installations import Installation
+
+PASSWORD = "correct horse battery staple"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (" Ada@Example.ORG ", "ada@example.org"),
+        ("user+tag@example.org", "user+tag@example.org"),
+        ("\uff41da@example.org", "ada@example.org"),
+        ("stra\u00dfe@example.org", "strasse@example.org"),
+    ],
+)
+def test_an_address_has_one_form(given: str, kept: str) -> None:
+    assert identity.normalise(given) == kept
+
+
+@pytest.mark.parametrize("given", ["", "x", "a@", "@b", "a b@c", "a@b@c", "a@b\0", "a" * 65 + "@b"])
+def test_what_is_no_address_is_refused(given: str) -> None:
+    with pytest.raises(InvalidInput):
+        identity.normalise(given)
+
+
+def test_a_password_is_verified_in_any_unicode_form_and_no_other() -> None:
+    hashed = identity.hash_password("caf\u00e9 au lait")
+    assert hashed.startswith("$argon2id$")
+    assert identity.verify_password(hashed, "cafe\u0301 au lait")
+    for wrong in ("cafe au lait", "caf\u00e9 au lait ", "", "x" * 1_000_000):
+        assert not identity.verify_password(hashed, wrong)
+    assert not identity.verify_password(None, "nobody has this password")
+    assert not identity.verify_password("not a hash", PASSWORD)
+
+
+@pytest.mark.parametrize("password", ["", "short", "x" * 1001])
+def test_a_password_too_short_or_too_long_is_refused(password: str) -> None:
+    with pytest.raises(InvalidInput):
+        identity.hash_password(password)
+
+
+def test_a_person_is_one_in_all_tenants_and_keeps_the_password(
+    installation: Installation, tenant: Principal, other_tenant: Principal
+) -> None:
+    settings = installation.settings
+    user = system.enroll(settings, "Ada@example.org", PASSWORD)
+    assert system.enroll(settings, "ada@EXAMPLE.org", None) == user
+    assert system.enroll(settings, "ada@example.org", PASSWORD) == user
+    with pytest.raises(Conflict):
+        system.enroll(settings, "ada@example.org", "another password")
+    [(kept,)] = installation.rows("SELECT password_hash FROM users WHERE id = %s", str(user))
+    assert identity.verify_password(kept, PASSWORD)
+    for principal in (tenant, other_tenant):
+        installation.write(principal, identity.join, user, Role.MEMBER)
+    assert len(installation.rows("SELECT 1 FROM memberships WHERE user_id = %s", str(user))) == 2
+
+
+def test_the_last_owner_stays(installation: Installation, tenant: Principal, session: Session) -> None:
+    owner = system.enroll(installation.settings, "first@example.org", None)
+    second = system.enroll(installation.settings, "second@example.org", None)
+    identity.join(session, owner, Role.OWNER)
+    identity.join(session, second, Role.ADMIN)
+    for attempt in (lambda: identity.leave(session, owner), lambda: identity.join(session, owner, Role.MEMBER)):
+        with pytest.raises(InvalidState):
+            attempt()
+    identity.join(session, second, Role.OWNER)
+    identity.leave(session, owner)
+    with pytest.raises(NotFound):
+        identity.leave(session, owner)
+
+
+@pytest.mark.parametrize("slug", ["", "Upper", "1st", "_reserved", "a b", "a" * 64, "a/b", "\u00e9t\u00e9"])
+def test_a_tenant_with_a_strange_slug_is_not_made(installation: Installation, slug: str) -> None:
+    before = installation.rows("SELECT count(*) FROM tenants")
+    with pytest.raises(InvalidInput):
+        system.create_tenant(installation.settings, slug)
+    assert installation.rows("SELECT count(*) FROM tenants") == before
+
+
+def test_a_tenant_is_made_once(installation: Installation) -> None:
+    made = system.create_tenant(installation.settings, "once", timezone="Europe/Berlin", families=("sales",))
+    assert installation.rows("SELECT family FROM tenant_families WHERE tenant_id = %s", str(made.id)) == [("sales",)]
+    with pytest.raises(Conflict):
+        system.create_tenant(installation.settings, "once")
+    with pytest.raises(InvalidInput):
+        system.create_tenant(installation.settings, "elsewhere", timezone="Mars/Olympus")
+    with pytest.raises(NotFound):
+        system.acting(installation.settings, "elsewhere", "tests")
