@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from functools import cache
@@ -40,8 +41,18 @@ def _without_driver(value: object) -> object:
     return value
 
 
+def _from_json(value: object) -> object:
+    """The value behind JSON text, which is how the environment and files hold lists and rings of keys."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("must be JSON") from None
+    return value
+
+
 PostgresAddress = Annotated[str, BeforeValidator(_without_driver)]
-KeyRing = Annotated[dict[str, SecretStr], PlainSerializer(lambda ring: sorted(ring))]
+KeyRing = Annotated[dict[str, SecretStr], BeforeValidator(_from_json), PlainSerializer(lambda ring: sorted(ring))]
 """Key id → secret. New work is signed with the last one; all of them verify."""
 
 
@@ -87,7 +98,7 @@ class Api(BaseModel):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     public_url: str | None = None
-    allowed_origins: list[str] = Field(default_factory=list)
+    allowed_origins: Annotated[list[str], BeforeValidator(_from_json)] = Field(default_factory=list)
     body_bytes: int = Field(256 * 1024, ge=1024)
     bulk_body_bytes: int = Field(2 * 1024 * 1024, ge=1024)
 
@@ -143,7 +154,12 @@ class Settings(BaseSettings):
     """All settings. Build it with `load()`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TENANTRY_", env_nested_delimiter="__", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix="TENANTRY_",
+        env_nested_delimiter="__",
+        enable_decoding=False,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     environment: Literal["development", "production"] = "production"
