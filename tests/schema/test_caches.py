@@ -28,12 +28,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return count
 
-    for module, name, work in (
-        (parser_cache, "parse", parser_cache.parse),
-        (execution, "parse", execution.parse),
-        (execution, "validate_document", execution.validate_document),
-    ):
-        monkeypatch.setattr(module, name, counting(name.partition("_")[0], work))
+    for module, name in ((parser_cache, "parse"), (execution, "parse"), (execution, "validate_document")):
+        monkeypatch.setattr(module, name, counting(name.partition("_")[0], getattr(module, name)))
     for cached in (parser_cache._get_parse_cache, validation_cache._get_validate_cache):
         cached.cache_clear()
     return calls

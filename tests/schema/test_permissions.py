@@ -14,6 +14,7 @@ from graphql import (
     is_required_argument,
 )
 from strawberry.schema.schema_converter import GraphQLCoreConverter
+from strawberry.types import ExecutionResult
 
 from schema import permissions, root
 from schema.context import Context
@@ -56,14 +57,15 @@ def _rule(name: str) -> permissions.Rule:
 
 async def _answer(name: str, context: Context) -> dict[str, object]:
     """The code of the error, or of the problem."""
+    query, result = _operation(name), None
     if name.startswith("Subscription."):
-        stream = await SCHEMA.stream(_operation(name), context_value=context)
-        result = [each async for each in stream][-1]
+        async for each in await SCHEMA.stream(query, context_value=context):
+            result = each
     else:
-        query = _operation(name)
         if name.startswith("Mutation."):
             query = query.replace("{ __typename }", "{ success problem { code } }")
-        result = await SCHEMA.execute(query, context_value=context)  # type: ignore[assignment]
+        result = await SCHEMA.execute(query, context_value=context)
+    assert isinstance(result, ExecutionResult)
     if result.errors:
         return {"error": (result.errors[0].extensions or {}).get("code")}
     [payload] = (result.data or {}).values()
