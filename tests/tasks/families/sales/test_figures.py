@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tasks.families.sales.models import CountryDay, CustomerSegment, Day, ProductDay
-from tasks.families.sales.service import dashboard, figures, periods, rollups
+from tasks.families.sales.service import dashboard, figures, measures, periods, rollups
 from tenants import db
 from tenants.context import Principal
 from tests.support.installations import Installation
@@ -126,6 +126,24 @@ def test_a_tenant_sees_its_own_orders_only(
     assert found.totals == figures.Figures(revenue=Decimal(7), cancelled=Decimal(0), orders=1, units=2)
     assert [(row.country, row.revenue) for row in found.by_country] == [("Norway", Decimal(7))]
     assert installation.write(shop, dashboard.read_text) == before
+
+
+def test_a_neighbours_orders_are_never_read_to_find_ones_own(
+    installation: Installation, shop: Principal, tenant: Principal
+) -> None:
+    """Not even where there are two tenants, and no statistics yet of what came in last."""
+
+    def plan(session: Session) -> list[str]:
+        load(session, text_of("1,A1,Thing,2,2011-01-05,3.50,7,Norway"))
+        measures.prepare(session)
+        statement = measures.by_day(None, AS_OF, periods.zone(session))
+        text = str(statement.compile(session.connection(), compile_kwargs={"literal_binds": True}))
+        return list(session.connection().exec_driver_sql(f"EXPLAIN {text.replace('%%', '%')}").scalars())
+
+    lines = installation.write(tenant, plan)
+
+    assert [line for line in lines if "Seq Scan" in line or "Nested Loop" in line] == []
+    assert any("Index" in line and "sales_order_lines" in line for line in lines)
 
 
 def test_a_second_refresh_replaces_and_never_adds(session: Session) -> None:
