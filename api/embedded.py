@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -119,8 +120,8 @@ def _open_site(folder: Path, durable: bool, source: programs.Source) -> _Site:
     if account is not None and not account.reaches(folder):
         # Root's own folders are closed to the account that PostgreSQL must run as, and are not for us to open.
         kept = state.read(folder, "home.json")
-        home = Path(kept.get("home") or _HOMES / token_hex(8))
-        home.mkdir(mode=0o711, parents=True, exist_ok=True)
+        home = state.open_folder(Path(kept.get("home") or (_HOMES / token_hex(8) if durable else tempfile.mkdtemp())))
+        home.chmod(0o711)
         state.write(folder, "home.json", {"home": str(home)})
     return _Site(folder, home, account, durable, source)
 
@@ -132,7 +133,7 @@ def _start_postgres(site: _Site) -> tuple[Process, str]:
     password = state.secret(site.folder, "postgres")
     if made_by is None:
         _initialise(site, program, password)
-    _bury(data, data / "postmaster.pid")
+    process.bury(data, data / "postmaster.pid", _PREDECESSOR_SECONDS)
     safety = () if site.durable else ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
     def command(port: int) -> Command:
@@ -195,7 +196,7 @@ def _start_redis(site: _Site) -> tuple[Process, str]:
     data = site.data(f"{program.path.name.removesuffix('-server')}-{program.major}")
     password = state.secret(site.folder, "redis")
     pid_file = data / "redis.pid"
-    _bury(data, pid_file)
+    process.bury(data, pid_file, _PREDECESSOR_SECONDS)
 
     def command(port: int) -> Command:
         configuration = f"""
@@ -269,27 +270,6 @@ def _await(server: Process, probe: Callable[[int], None], port: int) -> bool:
                 raise Unavailable(f"{server.command.name} does not answer: {error}") from None
         else:
             return True
-
-
-def _bury(data: Path, pid_file: Path) -> None:
-    """Wait for a server that a killed predecessor left behind in this folder, kill it if it lingers, forget its pid."""
-    if not pid_file.exists():
-        return
-    pid = int(pid_file.read_text().split()[0])
-    end = monotonic() + _PREDECESSOR_SECONDS
-    while _works_in(pid, data):
-        if monotonic() > end:
-            os.kill(pid, signal.SIGKILL)
-        sleep(_POLL_SECONDS)
-    # The number may belong to somebody else by now, which PostgreSQL would take for a running server.
-    pid_file.unlink(missing_ok=True)
-
-
-def _works_in(pid: int, data: Path) -> bool:
-    try:
-        return Path(f"/proc/{pid}/cwd").readlink() == data
-    except OSError:
-        return False
 
 
 def _log(site: _Site, name: str) -> Path:

@@ -160,6 +160,33 @@ def stop_all(processes: Iterable[Process], seconds: float) -> None:
         process.stop(0)
 
 
+def bury(folder: Path, pid_file: Path, seconds: float) -> None:
+    """See to it that no process which a killed predecessor left behind still works in a folder.
+
+    Args:
+        folder: the working folder of the process.
+        pid_file: its process id; removed, because the number may belong to somebody else by now.
+        seconds: how long to wait before it is killed.
+    """
+    if not pid_file.exists():
+        return
+    [pid] = pid_file.read_text().split()[:1] or [""]
+    end = monotonic() + seconds
+    while pid and _works_in(pid, folder):
+        if monotonic() > end:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        sleep(_POLL_SECONDS)
+    pid_file.unlink(missing_ok=True)
+
+
+def _works_in(pid: str, folder: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink() == folder
+    except OSError:
+        return False
+
+
 def _spawn(command: Command) -> subprocess.Popen[bytes]:
     account = command.account
     log = None if command.log is None else os.open(command.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
