@@ -27,7 +27,7 @@ from tasks.engine.ledger import Change, Ledger, NotLeading, changes
 from tasks.engine.publish import Notice, Release
 from tasks.engine.states import RunState
 from tasks.engine.waiting import Pair
-from tenants import ids, names, settings
+from tenants import ids, names, roles, settings, system
 from tenants.errors import Misconfigured
 from tenants.settings import Settings
 
@@ -303,7 +303,10 @@ class Scheduler(BeatScheduler):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._dispatcher = Dispatcher(settings.current())
+        current = settings.current()
+        with system.connect(current) as connection:
+            roles.refuse_bypass(connection)
+        self._dispatcher = Dispatcher(current)
 
     def setup_schedule(self) -> None:
         """Nothing: schedules stand in the database."""
