@@ -41,6 +41,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 @pytest.fixture(scope="session")
 def template(servers: Servers) -> Addresses:
     """A migrated database that others are cloned from."""
+    return migrated(servers)
+
+
+def migrated(servers: Servers) -> Addresses:
+    """A migrated database on these servers, for `installed` to clone."""
     addresses = roles.create(servers.admin_url, _PASSWORDS, database=_TEMPLATE)
     subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],

@@ -15,7 +15,7 @@ from tests.support.installations import Installation
 from tests.support.proxy import Proxy
 
 LEASE_SECONDS = 2.0
-_QUICKLY = {
+QUICKLY = {
     "TENANTRY_ENGINE__LEASE_SECONDS": str(LEASE_SECONDS),
     "TENANTRY_ENGINE__RENEW_SECONDS": "0.4",
     "TENANTRY_ENGINE__UNCLAIMED_SECONDS": "1.5",
@@ -29,7 +29,7 @@ _QUICKLY = {
 def installation(servers: Servers, template: Addresses, tmp_path: Path) -> Iterator[Installation]:
     """An installation for one row."""
     with installed(servers, template, tmp_path) as made:
-        made.environment.update(_QUICKLY)
+        made.environment.update(QUICKLY)
         yield made
 
 

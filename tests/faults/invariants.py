@@ -73,7 +73,7 @@ def _no_tenant_holds_what_is_anothers(installation: Installation) -> None:
             assert owners[run] == tenant, f"{table}: run {run}"
     client = redis.Redis.from_url(installation.redis_url)
     for tenant in set(owners.values()):
-        for _, entry in cast(list[tuple[bytes, dict[bytes, Any]]], client.xrange(names.stream(tenant))):
+        for _, entry in cast("list[tuple[bytes, dict[bytes, Any]]]", client.xrange(names.stream(tenant))):
             assert owners[UUID(orjson.loads(entry[b"u"])["r"])] == tenant
     client.close()
 
