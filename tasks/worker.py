@@ -292,14 +292,18 @@ def _set_up_logging(**_: Any) -> None:
 
 @signals.worker_init.connect
 def _start(**_: Any) -> None:
-    current = settings.current()
-    engine = db.sync_engine(current.database.url, pool_size=1)
-    with engine.connect() as connection:
-        roles.refuse_bypass(connection)
-    engine.dispose()
-    registry.bodies()
-    bench = _bench()
-    transport.arm(current.engine.grant_keys, bench.refusals.note)
+    """Make sure of everything a worker stands on. Celery logs a signal's exceptions and goes on; SystemExit ends it."""
+    try:
+        current = settings.current()
+        engine = db.sync_engine(current.database.url, pool_size=1)
+        with engine.connect() as connection:
+            roles.refuse_bypass(connection)
+        engine.dispose()
+        registry.bodies()
+        bench = _bench()
+        transport.arm(current.engine.grant_keys, bench.refusals.note)
+    except Exception as error:
+        raise SystemExit(f"The worker can't start: {error}") from error
 
 
 @signals.worker_process_init.connect
