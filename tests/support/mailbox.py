@@ -57,6 +57,14 @@ def opened() -> Iterator[Mailbox]:
         yield box
     finally:
         server.close()
+        asyncio.run_coroutine_threadsafe(_end_conversations(), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         loop.close()
+
+
+async def _end_conversations() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
