@@ -20,7 +20,7 @@ import structlog
 from celery.beat import Scheduler as BeatScheduler
 
 from tasks import registry
-from tasks.engine import publish, waiting
+from tasks.engine import grants, publish, waiting
 from tasks.engine.fairness import Candidate, FairOrder
 from tasks.engine.fleet import Fleet
 from tasks.engine.ledger import Change, Ledger, NotLeading, changes
@@ -52,6 +52,7 @@ class Dispatcher:
     def __init__(self, current: Settings) -> None:
         if not current.database.system_url:
             raise Misconfigured("DATABASE_SYSTEM_URL is not set: the dispatcher works under the system login.")
+        grants.require(current.engine.grant_keys)
         self._engine = current.engine
         self._stream_length = current.redis.stream_length
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{ids.new().hex[-8:]}"

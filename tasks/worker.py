@@ -21,7 +21,7 @@ from celery.exceptions import Ignore, Retry
 from celery.result import AsyncResult
 
 from tasks import registry
-from tasks.engine import broker, calls, execute, publish, results, transport
+from tasks.engine import broker, calls, execute, grants, publish, results, transport
 from tasks.engine.board import Board
 from tasks.engine.context import Desk
 from tasks.engine.execute import Ending
@@ -295,6 +295,7 @@ def _start(**_: Any) -> None:
     """Make sure of everything a worker stands on. Celery logs a signal's exceptions and goes on; SystemExit ends it."""
     try:
         current = settings.current()
+        grants.require(current.engine.grant_keys)
         engine = db.sync_engine(current.database.url, pool_size=1)
         with engine.connect() as connection:
             roles.refuse_bypass(connection)

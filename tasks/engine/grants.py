@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from tenants import signing
-from tenants.errors import TenantryError
+from tenants.errors import Misconfigured, TenantryError
 from tenants.settings import KeyRing
 
 HEADER = "grant"
@@ -46,6 +46,15 @@ class Grant:
     queue: str
     body: str
     expires: int
+
+
+def require(ring: KeyRing) -> None:
+    """
+    Raises:
+        Misconfigured: there is no key to sign or verify grants with, so nothing could ever run.
+    """
+    if not ring:
+        raise Misconfigured("TENANTRY_ENGINE__GRANT_KEYS is not set: dispatcher and workers share the keys of grants.")
 
 
 def digest(body: str) -> str:
