@@ -9,13 +9,12 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-import orjson
 import psycopg2
 import structlog
 from pydantic import BaseModel, ValidationError
 
 from tasks import registry
-from tasks.engine import grants, outcomes, refusals, retry
+from tasks.engine import documents, grants, outcomes, refusals, retry
 from tasks.engine.board import Slot
 from tasks.engine.context import Attempt, Desk, RunContext
 from tasks.engine.grants import BadGrant, Grant
@@ -164,8 +163,7 @@ def _work(context: RunContext, claim: Claim) -> Settlement:
         result = registry.bodies()[definition.name](context, args)
         if isinstance(result, BaseModel):
             result = result.model_dump(mode="json")
-        if len(orjson.dumps(result)) > _LARGEST_RESULT:
-            raise outcomes.Fail(f"The result is larger than {_LARGEST_RESULT} bytes: store it and return a reference.")
+        _check_result(result)
         return Settlement(RunState.SUCCEEDED, result=result)
     except outcomes.Cancel as outcome:
         return Settlement(RunState.CANCELLED, note=outcome.reason)
@@ -182,6 +180,15 @@ def _work(context: RunContext, claim: Claim) -> Settlement:
     except Exception as error:
         log.warning("attempt_failed", exc_info=error)
         return _retried(context, error, retry.delay_seconds(definition.retry, claim.attempt))
+
+
+def _check_result(result: Any) -> None:
+    try:
+        size = len(documents.encode(result))
+    except ValueError as error:
+        raise outcomes.Fail(f"The result {error}.") from None
+    if size > _LARGEST_RESULT:
+        raise outcomes.Fail(f"The result is larger than {_LARGEST_RESULT} bytes: store it and return a reference.")
 
 
 def _settle(context: RunContext, settlement: Settlement) -> Change:

@@ -15,6 +15,7 @@ import orjson
 import psycopg2
 from psycopg2 import extensions, extras
 
+from tasks.engine import documents
 from tasks.engine.outcomes import Fenced
 from tasks.engine.states import RunState
 from tenants.settings import Engine
@@ -209,11 +210,11 @@ def settle_values(tenant: UUID, run: UUID, fence: int, settlement: Settlement, s
         fence,
         settlement.state.value,
         None if settlement.result is None else orjson.dumps(settlement.result).decode(),
-        None if settlement.error is None else orjson.dumps(settlement.error).decode(),
+        None if settlement.error is None else orjson.dumps(_readable(settlement.error)).decode(),
         settlement.event,
         settlement.delay_seconds,
         settlement.give_back,
-        settlement.note,
+        None if settlement.note is None else documents.readable(settlement.note),
         step,
     )
 
@@ -249,6 +250,11 @@ def close_descriptor(connection: extensions.connection) -> None:
     _ABANDONED.append(connection)
     with contextlib.suppress(OSError, psycopg2.Error):
         os.close(connection.fileno())
+
+
+def _readable(error: dict[str, Any]) -> dict[str, Any]:
+    """What an exception says may hold anything; that it failed must be told all the same."""
+    return {name: documents.readable(value) if isinstance(value, str) else value for name, value in error.items()}
 
 
 _ABANDONED: list[extensions.connection] = []

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from tasks import registry
-from tasks.engine import switches
+from tasks.engine import documents, switches
 from tenants import context, ids
 from tenants.context import ActorKind
 from tenants.errors import AmbiguousTask, Forbidden, InvalidInput, Issue, UnknownTask
@@ -69,8 +69,8 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
     if not 0 <= priority <= 9:
         issues.append(Issue((*path, "priority"), "must be 0 to 9"))
     for name, value in (("idempotencyKey", request.idempotency_key), ("concurrencyKey", request.concurrency_key)):
-        if value is not None and not (1 <= len(value) <= _LONGEST_KEY and "\0" not in value):
-            issues.append(Issue((*path, name), f"must be 1 to {_LONGEST_KEY} characters without a null character"))
+        if value is not None and not (1 <= len(value) <= _LONGEST_KEY and documents.readable(value) == value):
+            issues.append(Issue((*path, name), f"must be 1 to {_LONGEST_KEY} characters, none of them null"))
     if request.queue is not None and request.queue not in registry.queues():
         issues.append(Issue((*path, "queue"), f"must be one of {', '.join(registry.queues())}"))
     _check_time(request, issues, path)
@@ -138,10 +138,17 @@ def _args(
         )
         return {}
     args: dict[str, Any] = checked.model_dump(mode="json", exclude_unset=True)
-    if len(orjson.dumps(args)) > _LARGEST_ARGS:
+    try:
+        data = documents.encode(args)
+    except ValueError as error:
+        issues.append(Issue((*path, "args"), str(error)))
+        return {}
+    if len(data) > _LARGEST_ARGS:
         issues.append(
             Issue((*path, "args"), f"must be at most {_LARGEST_ARGS} bytes of JSON: pass a reference instead")
         )
+    elif orjson.loads(data) != args:
+        issues.append(Issue((*path, "args"), "holds a number that JSON has no form for"))
     return args
 
 

@@ -1,0 +1,30 @@
+"""JSON as PostgreSQL can keep it: no null characters, no halves of characters, no number beyond 64 bits."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import orjson
+
+_NULL_CHARACTER = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def encode(value: Any) -> bytes:
+    """A value as JSON.
+
+    Raises:
+        ValueError: it can't be kept; the message goes behind what it is about.
+    """
+    try:
+        data = orjson.dumps(value)
+    except TypeError as error:
+        raise ValueError(f"can't be written as JSON: {error}") from None
+    if _NULL_CHARACTER.search(data):
+        raise ValueError("holds a null character, which can't be stored")
+    return data
+
+
+def readable(text: str) -> str:
+    """Text for people, without what can't be stored."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
