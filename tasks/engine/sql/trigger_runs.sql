@@ -40,11 +40,15 @@ BEGIN
           RAISE EXCEPTION 'idempotency conflict' USING ERRCODE = 'TN001', DETAIL = v_key.run_id::text;
         END IF;
         RETURN QUERY SELECT * FROM runs WHERE tenant_id = p_tenant AND id = v_key.run_id;
-        CONTINUE;
+        CONTINUE WHEN FOUND;
+        -- The first run has been pruned since: the key stands for this one now.
+        UPDATE idempotency_keys SET run_id = v_in.id, expires_at = v_now + p_idempotency
+        WHERE tenant_id = p_tenant AND key = v_in.idempotency_key;
       END IF;
     END IF;
     v_run := NULL;
-    v_run.available_at := coalesce(v_in.available_at, v_now + make_interval(secs => coalesce(v_in.delay, 0)));
+    -- A moment that has passed means now: it is no head start.
+    v_run.available_at := greatest(v_now, v_in.available_at, v_now + make_interval(secs => v_in.delay));
     INSERT INTO runs (tenant_id, id, task, queue, args, priority, rank, state, max_attempts, concurrency_key,
                       idempotency_key, actor_kind, actor, origin_id, trace, created_at, available_at)
     VALUES (p_tenant, v_in.id, v_in.task, v_in.queue, v_in.args, v_in.priority,
