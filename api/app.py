@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -29,7 +31,7 @@ from api.middleware import Envelope
 from api.static import FOLDER
 from tasks.engine.publish import Bells
 from tasks.engine.streams import Hub
-from tenants import log, roles, settings
+from tenants import db, log, roles, settings
 from tenants.db import AsyncDatabase
 from tenants.errors import Misconfigured
 from tenants.settings import Settings
@@ -39,14 +41,16 @@ def create() -> Starlette:
     """The application, for `uvicorn --factory api.app:create`.
 
     Raises:
-        SystemExit: the configuration is wrong; the message is one sentence.
+        SystemExit: the configuration is wrong, or the database can't be reached; the message is one sentence.
     """
     try:
         current = settings.load()
         _check(current)
+        _check_login(current)
     except Misconfigured as error:
         raise SystemExit(error.message) from None
     log.configure(current)
+    _take_over_logs()
     return assemble(current)
 
 
@@ -63,8 +67,6 @@ def assemble(current: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with database.engine.connect() as connection:
-            await connection.run_sync(roles.refuse_bypass)
         with _told_to_stop(stopping):
             hub.start()
             gc.collect()
@@ -100,6 +102,27 @@ def _check(current: Settings) -> None:
         raise Misconfigured("TENANTRY_AUTH__TOKEN_KEYS is not set: people could not log in.")
     if not current.auth.key_pepper.get_secret_value():
         raise Misconfigured("TENANTRY_AUTH__KEY_PEPPER is not set: API keys could not be verified.")
+
+
+def _check_login(current: Settings) -> None:
+    engine = db.sync_engine(current.database.url, pool_size=1, application="tenantry-api")
+    try:
+        with engine.connect() as connection:
+            roles.refuse_bypass(connection)
+    except DBAPIError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise Misconfigured(f"The database of DATABASE_URL can't be used: {reason}") from None
+    finally:
+        engine.dispose()
+
+
+def _take_over_logs() -> None:
+    """The server's own lines in our form; none for each request: those of GET would show what was asked."""
+    for name in ("uvicorn", "uvicorn.error"):
+        server = logging.getLogger(name)
+        server.handlers.clear()
+        server.propagate = True
+    logging.getLogger("uvicorn.access").disabled = True
 
 
 def _redis(current: Settings) -> redis.asyncio.Redis:

@@ -9,7 +9,6 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import answers, metrics
@@ -134,7 +133,10 @@ def _header(scope: Scope, name: bytes) -> bytes:
 
 
 def _add_headers(message: MutableMapping[str, Any], identifier: str) -> None:
-    headers = MutableHeaders(raw=message["headers"])
-    for name, value in _HEADERS.items():
-        headers.setdefault(name, value)
-    headers["X-Request-ID"] = identifier
+    headers: list[tuple[bytes, bytes]] = message["headers"]
+    present = {name.lower() for name, _ in headers}
+    headers.extend(header for header in _RAW if header[0] not in present)
+    headers.append((b"x-request-id", identifier.encode()))
+
+
+_RAW = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]

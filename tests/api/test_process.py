@@ -24,6 +24,11 @@ TRIGGER = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) 
         ("TENANTRY_AUTH__TOKEN_KEYS", "{}", "TENANTRY_AUTH__TOKEN_KEYS is not set"),
         ("TENANTRY_AUTH__KEY_PEPPER", "", "TENANTRY_AUTH__KEY_PEPPER is not set"),
         ("TENANTRY_API__BODY_BYTES", "many", "TENANTRY_API__BODY_BYTES"),
+        (
+            "DATABASE_URL",
+            "postgresql://nobody:hunter2@127.0.0.1:1/nothing",
+            "The database of DATABASE_URL can't be used",
+        ),
     ],
 )
 def test_a_wrong_configuration_ends_the_start_with_one_sentence(
@@ -33,6 +38,8 @@ def test_a_wrong_configuration_ends_the_start_with_one_sentence(
     assert process.wait(20) != 0
     printed = installation.log("wrong")
     assert printed.strip().splitlines()[-1].startswith(sentence)
+    assert "hunter2" not in printed
+    assert "Traceback" not in printed
     (installation.folder / "wrong.log").unlink()
     del installation.processes["wrong"]
 
@@ -42,6 +49,7 @@ def test_a_login_that_bypasses_the_policies_is_refused(installation: Installatio
     process = installation.start("owner", "uvicorn", "--factory", "api.app:create", "--port", "0", DATABASE_URL=address)
     assert process.wait(20) != 0
     assert "use tenantry_app" in installation.log("owner")
+    assert "Traceback" not in installation.log("owner")
 
 
 def test_a_signal_ends_open_streams_at_once(installation: Installation, tenant: Principal) -> None:
