@@ -37,7 +37,7 @@ class Installation:
 
     def environment(self, part: Part) -> dict[str, str]:
         """The environment of one part: what this process has, and no secret that the part has no use for."""
-        given = {name: value for name, value in os.environ.items() if name not in _ADDRESSES}
+        given = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in _ADDRESSES}
         secrets = {name: make(self.folder) for name, make in _SECRETS[part].items() if f"{name}_FILE" not in os.environ}
         return {**self._defaults(), **secrets, **given, **self._addresses(part), "PYTHONPATH": str(ROOT)}
 
@@ -156,4 +156,9 @@ _REDIS_USERS: dict[Part, embedded.RedisUser] = {
     "operator": "worker",
     "beat": "dispatcher",
 }
-_ADDRESSES = frozenset(_REACH["command"])
+_ADDRESSES = {
+    spelling
+    for plain in _REACH["command"]
+    for spelling in (plain, "TENANTRY_" + "__".join(settings.PLAIN_NAMES[plain]).upper())
+}
+"""The variables that each part gets anew, under both their names."""

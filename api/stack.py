@@ -156,8 +156,8 @@ def _reserve(port: int) -> int:
 
 def _commands(made: Installation) -> Iterator[Command]:
     port = made.url.rpartition(":")[2]
-    uvicorn = ("-m", "uvicorn", "--factory", "api.app:create", "--host", HOST, "--port", port)
-    yield _command(made, "api", *uvicorn, "--timeout-graceful-shutdown", "5", "--no-access-log")
+    uvicorn = ("-m", "uvicorn", "--factory", "api.app:create", "--host", HOST, "--port", port, "--no-access-log")
+    yield _command(made, "api", *uvicorn, "--ws-max-size", "4194304", "--timeout-graceful-shutdown", "5")
     # Celery warns root of messages that run code when they are read; these are JSON.
     celery = ("-W", "ignore:You're running the worker with superuser", "-m", "celery", "-q", "-A", "tasks.worker")
     worker = (*celery, "worker", "--without-gossip", "--without-mingle")
