@@ -143,15 +143,15 @@ def resolve(name: str, enabled: Collection[str]) -> TaskDefinition[Any]:
         UnknownTask: no enabled family has it; its candidates are the nearest names.
         AmbiguousTask: several have it; its candidates are their full names.
     """
-    visible = {full: task for full, task in definitions().items() if task.family in enabled}
-    if name in visible:
-        return visible[name]
-    fitting = [full for full in visible if full.partition(".")[2] == name]
+    exact = definitions().get(name)
+    if exact is not None and exact.family in enabled:
+        return exact
+    fitting = [full for full in _bare_names().get(name, ()) if definitions()[full].family in enabled]
     if len(fitting) > 1:
         raise AmbiguousTask(f"Several families have a task {name!r}: write {' or '.join(fitting)}.", candidates=fitting)
     if not fitting:
-        raise _unknown(name, visible)
-    return visible[fitting[0]]
+        raise _unknown(name, {full: task for full, task in definitions().items() if task.family in enabled})
+    return definitions()[fitting[0]]
 
 
 def body(definition: TaskDefinition[Any]) -> Callable[[B], B]:
@@ -176,6 +176,15 @@ def bodies() -> Mapping[str, Callable[..., Any]]:
     if missing := sorted(set(definitions()) - set(_BODIES)):
         raise LookupError(f"tasks without a body: {', '.join(missing)}")
     return MappingProxyType(_BODIES)
+
+
+@cache
+def _bare_names() -> Mapping[str, list[str]]:
+    """The full names that a bare name may mean."""
+    found: dict[str, list[str]] = {}
+    for full in definitions():
+        found.setdefault(full.partition(".")[2], []).append(full)
+    return found
 
 
 def _name(family: Family) -> str:
