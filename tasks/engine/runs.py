@@ -255,6 +255,8 @@ def matching(query: Select[Any], wanted: RunFilter) -> Select[Any]:
 def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
     caller = context.principal(session)
     engine = settings.current().engine
+    # Keys are taken in one order, whatever the list's: two lists would else wait for each other.
+    places = sorted(range(len(rows)), key=lambda place: rows[place]["idempotency_key"] or "")
     try:
         found = session.execute(
             _TRIGGER,
@@ -262,12 +264,15 @@ def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
                 "tenant": caller.tenant,
                 "kind": caller.kind.value,
                 "actor": caller.actor,
-                "runs": orjson.dumps(rows).decode(),
+                "runs": orjson.dumps([rows[place] for place in places]).decode(),
                 "kept": timedelta(hours=engine.idempotency_hours),
                 "step": timedelta(seconds=engine.priority_step_seconds),
             },
         ).mappings()
-        accepted = [Accepted(Run(**row), str(row["id"]) != given["id"]) for row, given in zip(found, rows, strict=True)]
+        taken = dict(zip(places, found, strict=True))
+        accepted = [
+            Accepted(Run(**taken[place]), str(taken[place]["id"]) != given["id"]) for place, given in enumerate(rows)
+        ]
     except DBAPIError as error:
         raise _own(error, rows) from error
     for one in accepted:
