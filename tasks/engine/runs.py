@@ -22,6 +22,7 @@ from tasks.engine.states import TERMINAL, RunState
 from tenants import context, db, pages, settings
 from tenants.errors import (
     Conflict,
+    Forbidden,
     InvalidInput,
     InvalidState,
     NotFound,
@@ -158,11 +159,15 @@ def cancel(session: Session, run_id: UUID) -> Run:
 
     Raises:
         NotFound: there is no such run.
+        Forbidden: the caller's key is narrowed to other tasks.
         InvalidState: it has ended.
     """
     run = session.scalar(select(Run).where(Run.id == run_id).with_for_update())
     if run is None:
         raise NotFound
+    narrowed = context.principal(session).task_names
+    if narrowed is not None and run.task not in narrowed:
+        raise Forbidden(f"This key is not for {run.task}.")
     if run.state in TERMINAL:
         raise InvalidState(f"The run has ended: {run.state}.", state=run.state)
     now = session.scalar(select(func.clock_timestamp()))

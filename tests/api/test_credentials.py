@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tenants import keys
+from tenants import ids, keys
 from tenants.context import Principal
 from tests.support import streams
 from tests.support.apis import Api, Caller
@@ -89,6 +89,13 @@ def test_a_key_does_what_its_scopes_and_its_tasks_allow(api: Api, tenant: Princi
     narrowed = api.caller(tenant, "runs:write", tasks=["diagnostics.echo"])
     assert narrowed.ask(TRIGGER, n="echo")["triggerBackgroundTask"]["success"] is True
     assert narrowed.ask(TRIGGER, n="marks")["triggerBackgroundTask"]["problem"] == {"code": "FORBIDDEN"}
+    foreign = api.installation.trigger(tenant, "marks", {"key": "k"})
+    for change in ("cancelRun", "retryRun"):
+        answer = narrowed.ask(
+            f"mutation($i: ID!) {{ {change}(id: $i) {{ success problem {{ code }} }} }}", i=ids.show("run", foreign)
+        )
+        assert answer[change]["success"] is False
+    assert api.installation.rows("SELECT state FROM runs WHERE id = %s", str(foreign)) == [("QUEUED",)]
     allowed = {task["name"] for task in narrowed.ask("{ tasks { name allowed } }")["tasks"] if task["allowed"]}
     assert allowed == {"diagnostics.echo"}
 
