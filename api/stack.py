@@ -51,13 +51,14 @@ def run(folder: Path, port: int, journal: Journal) -> None:
     with ExitStack() as stack:
         _take(stack, folder)
         given = settings.load()
+        url = f"http://{HOST}:{_reserve(port)}"
         supervisor = stack.enter_context(Supervisor(journal))
         servers = stack.enter_context(embedded.start(folder, kinds=_missing(given)))
         for server in servers.processes:
             supervisor.adopt(server)
         made = Installation(
             folder,
-            url=f"http://{HOST}:{_reserve(port)}",
+            url,
             database=_prepare_database(given, servers.admin_url, folder),
             redis_url=servers.redis_url or given.redis.url,
             redis_users=bool(servers.redis_url),
