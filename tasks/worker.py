@@ -196,6 +196,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             parent.hostname,
             bench.board,
             Ledger(current.database.url, current.engine, application="tenantry-keeper"),
+            Ledger(current.database.url, current.engine, application="tenantry-reporter"),
             current.engine,
             queues=lambda: sorted(parent.app.amqp.queues.consume_from),
             slots=lambda: int(parent.pool.num_processes),

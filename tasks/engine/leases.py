@@ -1,7 +1,7 @@
 """The lease keeper: a worker's parent renews its children's leases, watches their time, ends them if need be.
 
-Two threads: one talks to the database and may have to wait for it, the other never waits, so that time limits and the
-self-fence hold also while the database does not answer.
+Three threads: one only renews, so that nothing else it has to say delays it; one reports, and settles for the dead;
+one never waits for the database, so that time limits and the self-fence hold also while it does not answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from uuid import UUID
 
 import psycopg2
 import structlog
@@ -22,7 +21,7 @@ import structlog
 from tasks import registry
 from tasks.engine import execute
 from tasks.engine.board import Board, Phase, Reason, Slot
-from tasks.engine.ledger import Ledger
+from tasks.engine.ledger import Holding, Ledger
 from tasks.engine.outcomes import Fenced
 from tasks.engine.publish import Bell, Notice
 from tasks.engine.refusals import Refusals
@@ -31,7 +30,6 @@ from tenants.settings import Engine
 log = structlog.get_logger(__name__)
 _WATCH_SECONDS = 0.1
 _CANCEL_GRACE_SECONDS = 5.0
-Holding = tuple[UUID, int]
 
 
 class Keeper:
@@ -40,7 +38,8 @@ class Keeper:
     Args:
         worker: the worker's name.
         board: what its children do.
-        ledger: a connection of the keeper's own.
+        leases: a connection for renewing alone.
+        reports: another, for all else.
         engine: the engine's settings.
         queues: what the worker consumes, asked at every report.
         slots: how many attempts it runs at once, asked at every report.
@@ -53,7 +52,8 @@ class Keeper:
         self,
         worker: str,
         board: Board,
-        ledger: Ledger,
+        leases: Ledger,
+        reports: Ledger,
         engine: Engine,
         *,
         queues: Callable[[], list[str]],
@@ -64,7 +64,8 @@ class Keeper:
     ) -> None:
         self._worker = worker
         self._board = board
-        self._ledger = ledger
+        self._leases = leases
+        self._reports = reports
         self._engine = engine
         self._queues = queues
         self._slots = slots
@@ -77,30 +78,31 @@ class Keeper:
         self._renewed: dict[Holding, float] = {}
         self._deadlines: dict[Holding, float] = {}
         self._cancelled: dict[Holding, float] = {}
-        self._seen: set[Holding] = set()
-        self._claimed = False
+        self._reported: set[Holding] = set()
         self._started = True
         self._threads = [
-            threading.Thread(target=self._talk, name="lease-keeper", daemon=True),
+            threading.Thread(target=self._renew, name="lease-renewal", daemon=True),
+            threading.Thread(target=self._talk, name="lease-report", daemon=True),
             threading.Thread(target=self._watch, name="lease-watch", daemon=True),
         ]
 
     def start(self) -> None:
-        """Start both threads."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Stop both threads and report the worker as gone."""
+        """Stop the threads and report the worker as gone."""
         self._stopping.set()
         self._wake.set()
         for thread in self._threads:
             thread.join(timeout=2)
         try:
-            self._ledger.call("SELECT worker_gone(%s)", self._worker)
+            self._reports.call("SELECT worker_gone(%s)", self._worker)
         except psycopg2.Error:
             log.warning("farewell_not_sent")
-        self._ledger.close()
+        self._leases.close()
+        self._reports.close()
 
     def child_died(self, pid: int, exitcode: int | None) -> None:
         """A child process has ended; what it worked on is rescued at once."""
@@ -110,32 +112,25 @@ class Keeper:
                 self._board.leave(slot.index)
                 self._wake.set()
 
-    def _talk(self) -> None:
-        """The database's side: renew, report, rescue."""
+    def _renew(self) -> None:
+        """Renew, round after round."""
         while not self._stopping.is_set():
             try:
-                self._bury()
-                self._renew()
-                self._report()
-                self._refusals.report(self._ledger, self._worker)
+                self._renew_all()
             except psycopg2.Error as error:
-                self._ledger.close()
+                self._leases.close()
                 log.warning("lease_keeper_waits", error=str(error).strip())
-            self._wake.wait(self._engine.renew_seconds)
-            self._wake.clear()
+            self._stopping.wait(self._engine.renew_seconds)
 
-    def _renew(self) -> None:
+    def _renew_all(self) -> None:
         slots = self._board.active()
-        current = {(slot.run, slot.fence) for slot in slots}
-        self._claimed = bool(current - self._seen)
-        self._seen = current
         if not slots:
             return
         asked = time.monotonic()
-        answers = self._ledger.renew(self._worker, [slot.run for slot in slots], [slot.fence for slot in slots])
+        answers = self._leases.renew(self._worker, [slot.run for slot in slots], [slot.fence for slot in slots])
         for slot in slots:
-            verdict, cancel, seconds_left = answers[slot.run]
             holding = (slot.run, slot.fence)
+            verdict, cancel, seconds_left = answers[holding]
             if verdict == "gone":
                 self._fence(slot)
                 continue
@@ -146,8 +141,21 @@ class Keeper:
                 self._cancelled[holding] = time.monotonic()
                 self._signal(slot, Reason.CANCELLED)
         for kept in (self._renewed, self._deadlines, self._cancelled):
-            for holding in kept.keys() - current:
+            for holding in kept.keys() - answers.keys():
                 del kept[holding]
+
+    def _talk(self) -> None:
+        """Settle for the dead and report, round after round, and at once when a child has died."""
+        while not self._stopping.is_set():
+            try:
+                self._bury()
+                self._report()
+                self._refusals.report(self._reports, self._worker)
+            except psycopg2.Error as error:
+                self._reports.close()
+                log.warning("lease_keeper_waits", error=str(error).strip())
+            self._wake.wait(self._engine.renew_seconds)
+            self._wake.clear()
 
     def _bury(self) -> None:
         """Settle for the children that died: out of time, cancelled, or crashed."""
@@ -169,12 +177,12 @@ class Keeper:
         if slot.reason in {Reason.CANCELLED, Reason.HARD_LIMIT}:
             settlement = execute.ended_by(slot.reason.name, definition, slot.attempt, slot.max_attempts)
             try:
-                self._ledger.call("SELECT end_backend(%s, %s)", slot.run, slot.fence)
-                change = self._ledger.settle(slot.tenant, slot.run, slot.fence, settlement)
+                self._reports.call("SELECT end_backend(%s, %s)", slot.run, slot.fence)
+                change = self._reports.settle(slot.tenant, slot.run, slot.fence, settlement)
             except Fenced:
                 return
         else:
-            crash = self._ledger.report_crash(slot.tenant, slot.run, slot.fence, cause)
+            crash = self._reports.report_crash(slot.tenant, slot.run, slot.fence, cause)
             if crash is None:
                 return
             change = crash
@@ -182,16 +190,18 @@ class Keeper:
         self._send([change, Bell(definition.queue, slot.tenant, cost=time.monotonic() - slot.started)])
 
     def _report(self) -> None:
-        self._ledger.call(
+        current = {(slot.run, slot.fence) for slot in self._board.active()}
+        self._reports.call(
             "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s)",
             self._worker,
             self._queues(),
             self._slots(),
-            len(self._seen),
+            len(current),
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            self._claimed,
+            bool(current - self._reported),
             self._started,
         )
+        self._reported = current
         self._started = False
 
     def _watch(self) -> None:

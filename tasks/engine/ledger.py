@@ -21,6 +21,8 @@ from tasks.engine.states import RunState
 from tenants.settings import Engine
 
 extras.register_uuid()  # type: ignore[no-untyped-call]
+Holding = tuple[UUID, int]
+"""A run and the fence under which it is held."""
 FENCED = "TN010"
 NOT_LEADING = "TN011"
 
@@ -161,8 +163,8 @@ class Ledger:
         )
         return changes(rows)[0] if rows else None
 
-    def renew(self, worker: str, runs: Sequence[UUID], fences: Sequence[int]) -> dict[UUID, tuple[str, bool, float]]:
-        """Renew leases: run → (renewed, busy or gone; whether to cancel; seconds to its deadline)."""
+    def renew(self, worker: str, runs: Sequence[UUID], fences: Sequence[int]) -> dict[Holding, tuple[str, bool, float]]:
+        """Renew leases: each's (run, fence) → (renewed, busy or gone; whether to cancel; seconds to its deadline)."""
         rows = self.call(
             "SELECT * FROM renew_leases(%s, %s, %s, %s)",
             worker,
@@ -170,7 +172,7 @@ class Ledger:
             list(fences),
             timedelta(seconds=self._engine.lease_seconds),
         )
-        return {run: (verdict, cancel, seconds) for run, verdict, cancel, seconds in rows}
+        return {(run, fence): (verdict, cancel, seconds) for run, fence, verdict, cancel, seconds in rows}
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""

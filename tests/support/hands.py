@@ -74,7 +74,7 @@ class Hands:
 
     def renew(self, run: UUID, fence: int, worker: str = WORKER) -> tuple[str, bool, float]:
         """Renew a lease: renewed, busy or gone; whether to cancel; seconds to the deadline."""
-        return self.app.renew(worker, [run], [fence])[run]
+        return self.app.renew(worker, [run], [fence])[run, fence]
 
     def expire(self, run: UUID) -> None:
         """Let the run's lease end now."""

@@ -1,7 +1,7 @@
 -- Renews the leases of a worker's attempts. Each is 'renewed', 'busy' (its row is locked by its own commit: not lost) or
 -- 'gone'. Never waits.
 CREATE OR REPLACE FUNCTION renew_leases(p_worker text, p_runs uuid[], p_fences bigint[], p_lease interval)
-RETURNS TABLE (run_id uuid, verdict text, cancel boolean, seconds_left double precision)
+RETURNS TABLE (run_id uuid, fence bigint, verdict text, cancel boolean, seconds_left double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -17,13 +17,13 @@ BEGIN
   ), renewed AS (
     UPDATE run_leases l SET expires_at = clock_timestamp() + p_lease
     FROM locked k WHERE l.tenant_id = k.tenant_id AND l.run_id = k.run_id
-    RETURNING l.run_id, l.cancel, l.deadline_at
+    RETURNING l.run_id, l.fence, l.cancel, l.deadline_at
   )
-  SELECT m.run,
+  SELECT m.run, m.fence,
          CASE WHEN r.run_id IS NOT NULL THEN 'renewed' WHEN m.found IS NOT NULL THEN 'busy' ELSE 'gone' END,
          coalesce(r.cancel, false),
          coalesce(extract(epoch FROM r.deadline_at - clock_timestamp())::double precision, 0)
-  FROM mine m LEFT JOIN renewed r ON r.run_id = m.run;
+  FROM mine m LEFT JOIN renewed r ON r.run_id = m.run AND r.fence = m.fence;
 END $$;
 REVOKE ALL ON FUNCTION renew_leases(text, uuid[], bigint[], interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION renew_leases(text, uuid[], bigint[], interval) TO tenantry_app;
