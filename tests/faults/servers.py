@@ -74,8 +74,8 @@ def redis_server(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[Server]:
-    """A PostgreSQL that keeps its data over a crash of its processes."""
-    with embedded.start(folder, kinds=_POSTGRES, durable=False) as running:
+    """A PostgreSQL that keeps what it has committed."""
+    with embedded.start(folder, kinds=_POSTGRES) as running:
         yield Server(running.admin_url, running.processes[0], _connect)
 
 

@@ -191,6 +191,22 @@ def test_row_14_a_worker_that_was_frozen_for_longer_than_its_lease_commits_nothi
     assert_invariants(installation)
 
 
+def test_a_worker_may_hold_a_run_again_while_its_own_fenced_attempt_still_works(
+    installation: Installation, tenant: Principal
+) -> None:
+    installation.start_dispatcher()
+    installation.start_worker("w1", concurrency=2)
+    hold = {"key": "k", "value": "v", "hold_seconds": 2 * LEASE_SECONDS}
+    run = installation.trigger(tenant, "diagnostics.write", hold)
+    _running(installation, run)
+    installation.kill("w1", signal.SIGSTOP)
+    eventually(lambda: "SCHEDULED" in installation.states(run))
+    installation.kill("w1", signal.SIGCONT)
+    ended = installation.ended(tenant, run)
+    assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 2, 1)
+    assert_invariants(installation)
+
+
 def test_row_15_a_worker_that_was_frozen_for_less_than_its_lease_goes_on(
     installation: Installation, tenant: Principal
 ) -> None:
