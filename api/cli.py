@@ -38,7 +38,7 @@ def export_schema() -> None:
     """Print the schema in GraphQL's definition language."""
     from schema import root
 
-    typer.echo(root.export())
+    typer.echo(root.export(), nl=False)
 
 
 def main() -> None:
