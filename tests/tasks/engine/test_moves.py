@@ -1,0 +1,175 @@
+"""Every legal move of a run is made by some function, with its event; and a run's end is its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+
+from tasks.engine import runs
+from tasks.engine.ledger import NotLeading, Settlement
+from tasks.engine.outcomes import Fenced
+from tasks.engine.states import MOVES, TERMINAL, RunState
+from tenants.context import Principal
+from tenants.errors import InvalidState
+from tests.support.hands import Hands
+from tests.support.installations import Installation
+
+S = RunState
+
+
+@pytest.fixture(scope="module")
+def hands(installation: Installation) -> Iterator[Hands]:
+    made = Hands(installation)
+    yield made
+    made.close()
+
+
+def test_the_functions_make_every_legal_move_and_no_other(
+    installation: Installation, hands: Hands, tenant: Principal
+) -> None:
+    for state in (S.SUCCEEDED, S.FAILED, S.TIMED_OUT, S.CANCELLED):
+        hands.settle(tenant, *hands.running(tenant), Settlement(state))
+    retried, fence = hands.running(tenant)
+    hands.settle(tenant, retried, fence, Settlement(S.SCHEDULED))
+    assert {change.run for change in hands.requeue()} == {retried}
+    again = hands.release(tenant, retried)[retried]
+    assert {change.run for change in hands.requeue(unclaimed_seconds=0)} == {retried}
+    installation.write(tenant, runs.cancel, retried)
+    assert again > fence
+    for _ in range(2):
+        waiting, fence = hands.running(tenant)
+        hands.settle(tenant, waiting, fence, Settlement(S.WAITING, event="paid"))
+    installation.write(tenant, runs.cancel, waiting)
+    assert installation.write(tenant, runs.deliver, "paid") == 1
+    installation.write(tenant, runs.cancel, installation.trigger(tenant, "diagnostics.echo", delay_seconds=60))
+    released = installation.trigger(tenant, "diagnostics.echo")
+    hands.release(tenant, released)
+    installation.write(tenant, runs.cancel, released)
+    made = {
+        (RunState(before[1]), RunState(after[1]))
+        for (run,) in installation.rows("SELECT id FROM runs WHERE tenant_id = %s", str(tenant.tenant))
+        for before, after in pairwise(installation.history(run))
+    }
+    assert made == {(before, after) for before, moves in MOVES.items() for after in moves}
+
+
+@pytest.mark.parametrize("end", sorted(TERMINAL))
+def test_after_its_end_nothing_moves_a_run(
+    installation: Installation, hands: Hands, tenant: Principal, end: RunState
+) -> None:
+    run, fence = hands.running(tenant)
+    hands.settle(tenant, run, fence, Settlement(end))
+    history = installation.history(run)
+    assert hands.release(tenant, run) == {}
+    assert hands.claim(tenant, run, fence) is None
+    assert hands.take_back(tenant, run, fence) == 0
+    assert hands.app.report_crash(tenant.tenant, run, fence, "late") is None
+    assert hands.renew(run, fence)[0] == "gone"
+    hands.requeue()
+    hands.rescue()
+    with pytest.raises(InvalidState):
+        installation.write(tenant, runs.cancel, run)
+    for other in TERMINAL - {end, S.CANCELLED}:
+        if end is not S.CANCELLED:
+            with pytest.raises(Fenced):
+                hands.settle(tenant, run, fence, Settlement(other))
+    assert installation.history(run) == history
+    assert installation.run(tenant, run).finished_at is not None
+
+
+def test_settling_twice_answers_as_the_first_time(installation: Installation, hands: Hands, tenant: Principal) -> None:
+    run, fence = hands.running(tenant)
+    first = hands.settle(tenant, run, fence, Settlement(S.SUCCEEDED, result=1))
+    again = hands.settle(tenant, run, fence, Settlement(S.SUCCEEDED, result=2))
+    assert (again.state, again.sequence, again.attempt) == (first.state, first.sequence, first.attempt)
+    assert installation.run(tenant, run).result == 1
+
+
+def test_a_lease_that_has_ended_settles_nothing(installation: Installation, hands: Hands, tenant: Principal) -> None:
+    run, fence = hands.running(tenant)
+    hands.expire(run)
+    with pytest.raises(Fenced, match="lease expired"):
+        hands.settle(tenant, run, fence, Settlement(S.SUCCEEDED))
+    assert installation.run(tenant, run).state == "RUNNING"
+    assert [(change.run, change.state) for change in hands.rescue()] == [(run, "SCHEDULED")]
+
+
+def test_a_snooze_gives_the_attempt_back_and_its_old_message_is_refused(
+    installation: Installation, hands: Hands, tenant: Principal
+) -> None:
+    run, fence = hands.running(tenant)
+    hands.settle(tenant, run, fence, Settlement(S.SCHEDULED, give_back=True))
+    hands.requeue()
+    assert installation.run(tenant, run).attempt == 0
+    second = hands.release(tenant, run)[run]
+    assert hands.claim(tenant, run, fence) is None
+    claim = hands.claim(tenant, run, second)
+    assert claim is not None
+    assert claim.attempt == 1
+
+
+def test_a_success_stands_though_a_cancel_was_asked_for_and_anything_else_gives_way(
+    installation: Installation, hands: Hands, tenant: Principal
+) -> None:
+    for asked, ends in ((S.SUCCEEDED, S.SUCCEEDED), (S.SCHEDULED, S.CANCELLED), (S.FAILED, S.CANCELLED)):
+        run, fence = hands.running(tenant)
+        installation.write(tenant, runs.cancel, run)
+        assert hands.renew(run, fence)[1]
+        assert hands.settle(tenant, run, fence, Settlement(asked)).state == ends
+
+
+def test_a_claim_for_a_tenant_that_was_paused_or_suspended_since_goes_back(
+    installation: Installation, hands: Hands, tenant: Principal
+) -> None:
+    for column in ("paused = true", "suspended_at = now()"):
+        run = installation.trigger(tenant, "diagnostics.echo")
+        fence = hands.release(tenant, run)[run]
+        installation.rows(f"UPDATE tenants SET {column} WHERE id = %s", str(tenant.tenant))
+        claim = hands.claim(tenant, run, fence)
+        assert claim is not None
+        assert (claim.held, claim.attempt, claim.args) == (True, 0, {})
+        assert installation.history(run)[-1] == (3, "QUEUED", 0)
+        assert installation.rows("SELECT 1 FROM run_leases WHERE run_id = %s", str(run)) == []
+        installation.rows("UPDATE tenants SET paused = false, suspended_at = NULL WHERE id = %s", str(tenant.tenant))
+
+
+def test_three_crashes_are_a_dead_letter_whatever_its_budget(
+    installation: Installation, hands: Hands, tenant: Principal
+) -> None:
+    run = installation.trigger(tenant, "diagnostics.echo")
+    states = []
+    for _ in range(3):
+        hands.due(run)
+        hands.requeue(unclaimed_seconds=3600)
+        fence = hands.release(tenant, run)[run]
+        assert hands.claim(tenant, run, fence) is not None
+        change = hands.app.report_crash(tenant.tenant, run, fence, "signal: SIGSEGV")
+        assert change is not None
+        states.append(change.state)
+    assert states == ["SCHEDULED", "SCHEDULED", "FAILED"]
+    ended = installation.run(tenant, run)
+    assert (ended.crashes, ended.error) == (
+        3,
+        {"type": "WorkerLost", "message": "signal: SIGSEGV", "retryable": True},
+    )
+
+
+def test_a_dispatcher_whose_lead_is_over_moves_nothing(
+    installation: Installation, hands: Hands, tenant: Principal
+) -> None:
+    run = installation.trigger(tenant, "diagnostics.echo")
+    installation.rows("UPDATE dispatcher_leader SET epoch = epoch + 1")
+    calls: list[Callable[[], object]] = [
+        lambda: hands.release(tenant, run),
+        lambda: hands.requeue(),
+        lambda: hands.rescue(),
+        lambda: hands.take_back(tenant, run, 0),
+    ]
+    for call in calls:
+        with pytest.raises(NotLeading):
+            call()
+    assert installation.history(run) == [(1, "QUEUED", 0)]
+    installation.rows("UPDATE dispatcher_leader SET epoch = epoch - 1")
+    assert run in hands.release(tenant, run)
