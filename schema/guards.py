@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from graphql import (
     DirectiveNode,
@@ -13,68 +13,105 @@ from graphql import (
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
+    GraphQLField,
+    GraphQLSchema,
+    InlineFragmentNode,
+    IntValueNode,
+    NamedTypeNode,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     SelectionSetNode,
     StringValueNode,
     ValidationRule,
+    get_named_type,
 )
 from strawberry.extensions import AddValidationRules, MaxTokensLimiter, ParserCache, SchemaExtension, ValidationCache
+
+from tenants import pages
 
 DEPTH = 10
 ALIASES = 30
 DIRECTIVES = 50
 FIELDS = 1000
+ROWS = 20_000
 TOKENS = 2000
 CACHED = 1024
 _NULL = "\0"
+_PAGE = 50
+"""The largest page of a field that is asked without a number."""
 
 
 class Shape(ValidationRule):
-    """Depth, aliases and fields of each operation with its fragments spread out, however often they are spread."""
+    """Depth, aliases, fields and rows of each operation, its fragments counted as often as they are spread."""
 
     def enter_operation_definition(self, node: OperationDefinitionNode, *_: Any) -> None:
-        fragments = {
-            definition.name.value: definition.selection_set
-            for definition in self.context.document.definitions
-            if isinstance(definition, FragmentDefinitionNode)
-        }
-        depth, aliases, fields = _Measure(fragments).of(node.selection_set, frozenset())
-        for name, found, most in (("depth", depth, DEPTH), ("aliases", aliases, ALIASES), ("fields", fields, FIELDS)):
-            if found > most:
-                self.report_error(GraphQLError(f"The operation has more than {most} {_UNITS[name]}.", node))
+        measure = _Measure(self.context.schema, self.context.document)
+        found = measure.of(node.selection_set, self.context.schema.get_root_type(node.operation), frozenset())
+        for value, most, unit in zip(found, (DEPTH, ALIASES, FIELDS, ROWS), _UNITS, strict=True):
+            if value > most:
+                self.report_error(GraphQLError(f"The operation has more than {most} {unit}.", node))
 
 
-_UNITS = {"depth": "levels", "aliases": "aliases", "fields": "fields"}
+_UNITS = ("levels", "aliases", "fields", "rows at worst")
+_Size = tuple[int, int, int, int]
 
 
 class _Measure:
-    """Counts each fragment once and adds its count wherever it is spread."""
+    """Measures each fragment once and adds its measure wherever it is spread."""
 
-    def __init__(self, fragments: dict[str, SelectionSetNode]) -> None:
-        self._fragments = fragments
-        self._known: dict[str, tuple[int, int, int]] = {}
+    def __init__(self, schema: GraphQLSchema, document: DocumentNode) -> None:
+        self._schema = schema
+        self._fragments = {
+            definition.name.value: definition
+            for definition in document.definitions
+            if isinstance(definition, FragmentDefinitionNode)
+        }
+        self._known: dict[str, _Size] = {}
 
-    def of(self, selection: SelectionSetNode | None, within: frozenset[str]) -> tuple[int, int, int]:
-        depth = aliases = fields = 0
+    def of(self, selection: SelectionSetNode | None, parent: object, within: frozenset[str]) -> _Size:
+        depth = aliases = fields = rows = 0
         for node in () if selection is None else selection.selections:
             if isinstance(node, FragmentSpreadNode):
                 inner = self._spread(node.name.value, within)
+            elif isinstance(node, FieldNode):
+                inner = self._field(node, parent, within)
             else:
-                inner = self.of(getattr(node, "selection_set", None), within)
-                if isinstance(node, FieldNode):
-                    introspects = node.name.value.startswith("__")
-                    # Introspection is as deep as it is, and bounded by the schema.
-                    inner = (0 if introspects else inner[0] + 1, inner[1] + (node.alias is not None), inner[2] + 1)
-            depth, aliases, fields = max(depth, inner[0]), aliases + inner[1], fields + inner[2]
-        return depth, aliases, fields
+                inline = cast("InlineFragmentNode", node)
+                inner = self.of(inline.selection_set, self._type(inline.type_condition, parent), within)
+            depth = max(depth, inner[0])
+            aliases, fields, rows = aliases + inner[1], fields + inner[2], rows + inner[3]
+        return depth, aliases, fields, rows
 
-    def _spread(self, name: str, within: frozenset[str]) -> tuple[int, int, int]:
+    def _field(self, node: FieldNode, parent: object, within: frozenset[str]) -> _Size:
+        definition: GraphQLField | None = getattr(parent, "fields", {}).get(node.name.value)
+        child = None if definition is None else get_named_type(definition.type)
+        depth, aliases, fields, rows = self.of(node.selection_set, child, within)
+        # Introspection is as deep as it is, and bounded by the schema.
+        depth = 0 if node.name.value.startswith("__") else depth + 1
+        pages = definition is not None and "first" in definition.args
+        rows = _page(node) * (1 + rows) if pages else rows
+        return depth, aliases + (node.alias is not None), fields + 1, rows
+
+    def _spread(self, name: str, within: frozenset[str]) -> _Size:
         if name in within or name not in self._fragments:
-            return 0, 0, 0  # Another rule reports circles and unknown names.
+            return 0, 0, 0, 0  # Another rule reports circles and unknown names.
         if name not in self._known:
-            self._known[name] = self.of(self._fragments[name], within | {name})
+            fragment = self._fragments[name]
+            parent = self._type(fragment.type_condition, None)
+            self._known[name] = self.of(fragment.selection_set, parent, within | {name})
         return self._known[name]
+
+    def _type(self, condition: NamedTypeNode | None, otherwise: object) -> object:
+        return otherwise if condition is None else self._schema.get_type(condition.name.value)
+
+
+def _page(node: FieldNode) -> int:
+    """How many rows a page asks for; the most there can be where a variable says it."""
+    for argument in node.arguments or ():
+        if argument.name.value in {"first", "last"}:
+            value = argument.value
+            return min(int(value.value), pages.MOST) if isinstance(value, IntValueNode) else pages.MOST
+    return _PAGE
 
 
 class Directives(ValidationRule):

@@ -275,7 +275,7 @@ def _tokens(auth: Auth, token: RefreshToken) -> Tokens:
 
 
 def _digest(token: RefreshToken) -> str:
-    """What is stored of the login's newest token. It needs no secret: a token is worth nothing without its signature."""
+    """What is stored of the login's newest token; no secret, for a token is worth nothing without its signature."""
     return hashlib.sha256(_TOKEN.pack(token.tenant.bytes, token.session.bytes, token.generation)).hexdigest()
 
 

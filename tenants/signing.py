@@ -60,9 +60,7 @@ def verify(ring: Ring, key: str, data: bytes, mac: str) -> bool:
     secret = ring.get(key)
     if secret is None or not secret.get_secret_value():
         return False
-    return hmac.compare_digest(
-        _mac(secret, data).encode(), mac.encode("utf-8", "replace")
-    )
+    return hmac.compare_digest(_mac(secret, data).encode(), mac.encode("utf-8", "replace"))
 
 
 def seal(ring: Ring, data: bytes) -> str:
@@ -114,13 +112,7 @@ def read_access(auth: Auth, token: str) -> AccessToken:
     """
     if len(token) > _LONGEST_TOKEN:
         raise Unauthenticated(reason="invalid")
-    keys = KeySet(
-        [
-            _key(key, secret)
-            for key, secret in auth.token_keys.items()
-            if secret.get_secret_value()
-        ]
-    )
+    keys = KeySet([_key(key, secret) for key, secret in auth.token_keys.items() if secret.get_secret_value()])
     try:
         decoded = jwt.decode(token, keys, algorithms=[_ALGORITHM])
         if "kid" not in decoded.header:
@@ -149,9 +141,7 @@ def digest(pepper: SecretStr, text: str) -> str:
     """
     key = pepper.get_secret_value()
     if len(key) < _SHORTEST_SECRET:
-        raise Misconfigured(
-            f"TENANTRY_AUTH__KEY_PEPPER needs at least {_SHORTEST_SECRET} characters."
-        )
+        raise Misconfigured(f"TENANTRY_AUTH__KEY_PEPPER needs at least {_SHORTEST_SECRET} characters.")
     return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
@@ -170,14 +160,10 @@ def _claims(auth: Auth) -> jwt.JWTClaimsRegistry:
 
 def _newest(ring: Ring) -> str:
     if not ring:
-        raise Misconfigured(
-            "There is no key to sign with: TENANTRY_AUTH__TOKEN_KEYS, TENANTRY_ENGINE__GRANT_KEYS."
-        )
+        raise Misconfigured("There is no key to sign with: TENANTRY_AUTH__TOKEN_KEYS, TENANTRY_ENGINE__GRANT_KEYS.")
     key = list(ring)[-1]
     if len(ring[key].get_secret_value()) < _SHORTEST_SECRET:
-        raise Misconfigured(
-            f"The signing key {key!r} needs at least {_SHORTEST_SECRET} characters."
-        )
+        raise Misconfigured(f"The signing key {key!r} needs at least {_SHORTEST_SECRET} characters.")
     return key
 
 
@@ -186,9 +172,7 @@ def _key(key: str, secret: SecretStr) -> OctKey:
 
 
 def _mac(secret: SecretStr, data: bytes) -> str:
-    return _encode(
-        hmac.new(secret.get_secret_value().encode(), data, hashlib.sha256).digest()
-    )
+    return _encode(hmac.new(secret.get_secret_value().encode(), data, hashlib.sha256).digest())
 
 
 def _encode(data: bytes) -> str:

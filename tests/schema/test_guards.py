@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from graphql import parse, validate
 
 from schema import guards, root
 from schema.context import Context
@@ -34,6 +35,8 @@ REFUSED = {
     "aliases in an inline fragment": "{ ... on Query { " + " ".join(f"a{n}: __typename" for n in range(31)) + " } }",
     "directives": "{ " + " ".join("__typename @skip(if: false)" for _ in range(guards.DIRECTIVES + 1)) + " }",
     "fields": "{ " + "__typename " * (guards.FIELDS + 1) + "}",
+    "rows": "query($n: Int) { " + "".join(f"a{n}: runs(first: $n) {{ nodes {{ ...e }} }} " for n in range(5)) + "}"
+    " fragment e on Run { events { nodes { at } } }",
     "doubling fragments": _fragments(12),
     "a circle of fragments": "{ run(id: 1) { ...a } } fragment a on Run { ...b } fragment b on Run { ...a }",
     "deep introspection": "{ __schema { types { " + "fields { type { " * 5 + "name" + " } }" * 5 + " } } }",
@@ -74,6 +77,8 @@ async def test_the_null_character_is_refused_in_variables(
 async def test_a_query_at_the_limits_passes(new_context: Callable[..., Context]) -> None:
     deep = "{ node(id: 1) { " + "... on Run { origin { " * 8 + "id" + " } }" * 8 + " } }"
     wide = "{ " + " ".join(f"a{n}: __typename" for n in range(guards.ALIASES)) + " }"
+    events = "{ runs(first: 100) { nodes { events(first: 100) { nodes { at } } } } }"
+    assert validate(SCHEMA._schema, parse(events), [guards.Shape]) == []
     for query in (wide, deep):
         result = await SCHEMA.execute(query, context_value=new_context())
         assert result.errors is None, result.errors
