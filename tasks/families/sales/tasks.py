@@ -39,7 +39,7 @@ from tenants import names
 from tenants.errors import Conflict, InvalidInput, NotFound
 
 Result: TypeAlias = dict[str, Any]
-_TEMPLATE = Path(__file__).with_name("report.typ")
+TEMPLATE = Path(__file__).with_name("report.typ")
 _CACHE_SECONDS = 300
 
 
@@ -224,7 +224,7 @@ def _refresh(ctx: RunContext, args: inputs.AsOf, views: tuple[rollups.View, ...]
 
 
 def _deliver(ctx: RunContext, report: reports.Report, args: inputs.Letter) -> Result:
-    document = pdf.render(_TEMPLATE, report.data)
+    document = pdf.render(TEMPLATE, report.data)
     name = f"{report.title.lower().replace(' ', '-')}.pdf"
     stored = _store(ctx, BytesIO(document), name, "application/pdf", files.REPORT_DAYS)
     letter = letters.report(people.tenant_name(ctx.session), report.title, report.figures)

@@ -15,6 +15,7 @@ from tasks.families.sales.service.periods import Period
 
 _COUNTRIES = 8
 _TICKS = 4
+_TOPS = tuple(map(Decimal, ("1", "1.2", "1.6", "2", "2.4", "3.2", "4", "6", "8", "10")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +31,15 @@ def monthly(session: Session, month: str | None, as_of: datetime) -> Report:
     """The report on a month written as `2011-01`; on the last one over at the moment if None."""
     zone = periods.zone(session)
     period = periods.month(month, zone) if month else periods.last_month(as_of, zone)
-    return _report(session, period, f"Sales in {period.first:%B %Y}", "the month before")
+    return _report(session, period, f"Sales in {period.first:%B %Y}", f"{periods.before(period).first:%B}")
 
 
 def weekly(session: Session, as_of: datetime) -> Report:
     """The report on the last week that was over at the moment."""
     period = periods.last_week(as_of, periods.zone(session))
     year, week, _ = period.first.isocalendar()
-    return _report(session, period, f"Sales in week {week} of {year}", "the week before")
+    earlier = periods.before(period).first.isocalendar().week
+    return _report(session, period, f"Sales in week {week} of {year}", f"week {earlier}")
 
 
 def _report(session: Session, period: Period, title: str, earlier: str) -> Report:
@@ -72,7 +74,7 @@ def _tiles(now: figures.PeriodFigures, before: figures.PeriodFigures, earlier: s
 
 def _tile(label: str, value: str, now: Decimal | int, before: Decimal | int, earlier: str) -> dict[str, str]:
     if not before:
-        return {"label": label, "value": value, "change": f"nothing {earlier}", "trend": "flat"}
+        return {"label": label, "value": value, "change": f"nothing in {earlier}", "trend": "flat"}
     change = (now / Decimal(before) - 1) * 100
     trend = "up" if change > 0 else "down" if change < 0 else "flat"
     return {"label": label, "value": value, "change": f"{change:+.1f} % on {earlier}", "trend": trend}
@@ -96,11 +98,11 @@ def _ticks(highest: Decimal) -> list[dict[str, Any]]:
 
 
 def _top(highest: Decimal) -> Decimal:
-    """The least of 1, 2, 4 or 8 times a power of ten that is no less: four even steps of it are round numbers."""
+    """The least end of an axis that is no less and whose four even steps are round numbers."""
     if highest <= 0:
         return Decimal(1)
     power = Decimal(1).scaleb(math.floor(highest.log10()))
-    return next(power * factor for factor in (1, 2, 4, 8, 10) if power * factor >= highest)
+    return next(power * factor for factor in _TOPS if power * factor >= highest)
 
 
 def _short(amount: Decimal) -> str:
