@@ -110,7 +110,7 @@ def _page(node: FieldNode) -> int:
     for argument in node.arguments or ():
         if argument.name.value in {"first", "last"}:
             value = argument.value
-            return min(int(value.value), pages.MOST) if isinstance(value, IntValueNode) else pages.MOST
+            return max(0, min(int(value.value), pages.MOST)) if isinstance(value, IntValueNode) else pages.MOST
     return _PAGE
 
 

@@ -201,6 +201,24 @@ def test_a_removed_members_socket_is_closed(api: Api, tenant: Principal, slug: s
         assert socket.closed(6) == 4401
 
 
+def test_a_socket_ends_with_its_token_and_may_come_back_with_a_new_one(
+    api: Api, slug: str, join: Callable[..., UUID]
+) -> None:
+    join("leslie@example.org")
+    auth = api.installation.settings.auth
+    token = signing.read_access(auth, _log_in(api, slug, "leslie@example.org").json()["accessToken"])
+    short = signing.issue(auth.model_copy(update={"access_token_seconds": 2}), token.tenant, token.session)
+    with streams.socket(_caller(api, short)) as socket:
+        socket.subscribe(streams.ALL_UPDATES)
+        started = time.monotonic()
+        assert socket.closed(7) == 4403
+        assert time.monotonic() - started < 7
+    with streams.socket(_caller(api, short), begun=False) as late:
+        late.send({"type": "connection_init", "payload": {"authorization": f"Bearer {short}"}})
+        assert late.closed() == 4403
+    assert _caller(api, short).post(WHO).json()["errors"][0]["extensions"]["reason"] == "expired"
+
+
 def test_a_token_of_another_installation_is_refused(api: Api, tenant: Principal) -> None:
     theirs = signing.issue(
         api.installation.settings.auth.model_copy(update={"issuer": "elsewhere"}), tenant.tenant, ids.new()

@@ -37,6 +37,9 @@ REFUSED = {
     "fields": "{ " + "__typename " * (guards.FIELDS + 1) + "}",
     "rows": "query($n: Int) { " + "".join(f"a{n}: runs(first: $n) {{ nodes {{ ...e }} }} " for n in range(5)) + "}"
     " fragment e on Run { events { nodes { at } } }",
+    "rows hidden behind a negative page": "{ x: runs(first: -999999) { nodes { id } } "
+    + "".join(f"a{n}: runs(first: 100) {{ nodes {{ ...e }} }} " for n in range(5))
+    + "} fragment e on Run { events { nodes { at } } }",
     "doubling fragments": _fragments(12),
     "a circle of fragments": "{ run(id: 1) { ...a } } fragment a on Run { ...b } fragment b on Run { ...a }",
     "deep introspection": "{ __schema { types { " + "fields { type { " * 5 + "name" + " } }" * 5 + " } } }",
