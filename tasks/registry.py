@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from tenants import settings
 from tenants.errors import AmbiguousTask, UnknownTask
 
 OPERATOR_QUEUE = "operator"
@@ -39,7 +40,7 @@ class RetryPolicy:
         cap_seconds: the longest delay.
     """
 
-    attempts: int = 4
+    attempts: int = field(default_factory=lambda: settings.current().engine.max_attempts)
     base_seconds: float = 2.0
     factor: float = 2.0
     cap_seconds: float = 600.0
@@ -54,8 +55,8 @@ class TaskDefinition(Generic[I]):
         input: the model its arguments are checked against.
         queue: the Celery queue its runs go to.
         priority: 0 to 9, 9 first.
-        soft_seconds: after this the attempt is told to stop.
-        hard_seconds: after this it is killed.
+        soft_seconds: after this the attempt is told to stop; the installation's own limit when left out.
+        hard_seconds: after this it is killed; likewise.
         retry: when it is tried again.
         operator_only: triggered by operators only, never by a tenant.
     """
@@ -65,8 +66,8 @@ class TaskDefinition(Generic[I]):
     description: str
     queue: str
     priority: int = 5
-    soft_seconds: float = 240.0
-    hard_seconds: float = 300.0
+    soft_seconds: float = field(default_factory=lambda: settings.current().engine.soft_limit_seconds)
+    hard_seconds: float = field(default_factory=lambda: settings.current().engine.hard_limit_seconds)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     operator_only: bool = False
 
