@@ -98,7 +98,8 @@ def running(installation: Installation, name: str = "api", **environment: str) -
             eventually(lambda: _answers(client, url) or _ended(installation, name))
             yield Api(url, client, installation, name)
     finally:
-        if installation.processes[name].poll() is None:
+        process = installation.processes.get(name)
+        if process is not None and process.poll() is None:
             installation.kill(name)
 
 
