@@ -151,7 +151,7 @@ def import_orders(ctx: RunContext, args: inputs.OrderFile) -> Result:
 
 @registry.body(inputs.CLEAN_PARTITIONS)
 def clean_old_order_partitions(ctx: RunContext, args: inputs.AsOf) -> Result:
-    """Remove orders past the retention, each month in a step of its own."""
+    """Remove orders past the retention, each month in a step of its own, and what is known of imports as old."""
     before = retention.cutoff(ctx.session, _moment(ctx, args))
     removed = 0
     for place in itertools.count(1):
@@ -160,7 +160,8 @@ def clean_old_order_partitions(ctx: RunContext, args: inputs.AsOf) -> Result:
             break
         removed += ctx.step(f"month-{place}", partial(retention.remove_month, month=month, before=before))
         ctx.progress(removed, message="orders")
-    return {"before": before.isoformat(), "removed": removed}
+    forgotten = imports.forget(ctx.session, before)
+    return {"before": before.isoformat(), "removed": removed, "imports": forgotten}
 
 
 @registry.body(inputs.CLEAN_FILES)

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import CursorResult, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from tasks.families.sales.models import ImportRemark, OrderImport
@@ -150,6 +150,13 @@ def remarks(session: Session, import_id: UUID, *, first: int | None = None, afte
     """What was said of the import's rows, in their order."""
     said = select(ImportRemark).where(ImportRemark.import_id == import_id)
     return pages.read(session, said, ImportRemark.row_number, "remark", first=first, after=after, newest_first=False)
+
+
+def forget(session: Session, before: datetime) -> int:
+    """Remove what is known of imports that began before a moment, and their remarks; their orders stay."""
+    gone = session.execute(delete(OrderImport).where(OrderImport.started_at < before))
+    assert isinstance(gone, CursorResult)
+    return gone.rowcount
 
 
 def show_id(import_id: UUID) -> str:

@@ -17,9 +17,11 @@ import pytest
 from pypdf import PdfReader
 from python_calamine import CalamineWorkbook
 from redis import Redis
+from sqlalchemy import select
 
 from tasks.engine import switches
 from tasks.engine.models import Run
+from tasks.families.sales.models import OrderImport
 from tasks.families.sales.service import dashboard, files, orders, samples, stock
 from tenants import names, system
 from tenants.context import Principal
@@ -307,10 +309,13 @@ def test_old_orders_and_expired_files_are_removed(installation: Installation, te
     )
 
     removed = succeed(installation, tenant, "clean_old_order_partitions", as_of=MOMENT).result
+    assert installation.write(tenant, lambda session: session.scalars(select(OrderImport)).one().kept) == 2
+    forgotten = succeed(installation, tenant, "clean_old_order_partitions", as_of="2100-01-01T00:00:00Z").result
     kept = succeed(installation, tenant, "clean_expired_files", as_of="2011-01-16T00:00:00Z").result
     gone = succeed(installation, tenant, "clean_expired_files", as_of="2011-01-17T00:00:00Z").result
 
-    assert removed == {"before": "2009-01-01T00:00:00+00:00", "removed": 1}
+    assert removed == {"before": "2009-01-01T00:00:00+00:00", "removed": 1, "imports": 0}
+    assert forgotten == {"before": "2098-01-01T00:00:00+00:00", "removed": 1, "imports": 1}
     assert (kept, gone) == ({"removed": 0}, {"removed": 1})
     assert not (installation.folder / "objects" / path).exists()
     assert installation.write(tenant, files.recent) == []
