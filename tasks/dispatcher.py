@@ -252,10 +252,11 @@ class Dispatcher:
         try:
             answers = pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
-            log.warning("broker_refused", error=type(error).__name__, runs=len(rows))
             answers = [error] * len(rows)
         refused = [row for row, answer in zip(rows, answers, strict=True) if isinstance(answer, Exception)]
         if refused:
+            causes = sorted({str(answer) for answer in answers if isinstance(answer, Exception)})
+            log.warning("broker_refused", error=causes[0], runs=len(refused))
             self._broker_next = time.monotonic() + _BROKER_PAUSE_SECONDS
             self._take_back(refused)
         for row, answer in zip(rows, answers, strict=True):

@@ -8,6 +8,11 @@ BELL = "sys:bell"
 """Pub/sub channel that tells dispatchers what changed: ids only."""
 
 
+def put_aside(queue: str) -> str:
+    """What stood in a queue's place and was no list, to be looked at by an operator."""
+    return f"sys:put-aside:{queue}"
+
+
 def stream(tenant: UUID) -> str:
     """The tenant's live stream of run updates."""
     return f"t:{tenant}:stream"

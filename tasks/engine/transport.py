@@ -9,24 +9,27 @@ from __future__ import annotations
 import binascii
 import hashlib
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import orjson
 import redis as redis_client
+import structlog
 from kombu.transport import redis
 from kombu.transport.virtual import Empty
 from kombu.utils.encoding import bytes_to_str
 
 from tasks.engine import grants
 from tasks.engine.grants import BadGrant, Grant
-from tenants import ids
+from tenants import ids, names
 from tenants.settings import KeyRing
 
+log = structlog.get_logger(__name__)
 Refuse = Callable[[str, str, str], None]
 """Called with the reason, the queue and the element's SHA-256."""
 
+_LISTS = (b"list", b"none")
 _LARGEST = 64 * 1024
 _TEXTS = ("lang", "task", "id")
 _TIME_LIMIT_OF_THE_TASK = [None, None]
@@ -117,6 +120,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
             except self.connection_errors:
                 self.client.connection.disconnect()
                 raise
+            except redis_client.ResponseError as error:
+                if not self._put_aside(self.active_queues):
+                    raise redis_client.ConnectionError(f"the broker refuses to be read: {error}") from error
+                raise Empty() from None
             if not answer:
                 raise Empty()
             destination, element = answer
@@ -146,10 +153,29 @@ class Channel(redis.Channel):  # type: ignore[misc]
             type(self).refuse(error.reason, queue, hashlib.sha256(element).hexdigest())
             return None
 
+    def _size(self, queue: str) -> int:
+        try:
+            return int(super()._size(queue))
+        except redis_client.ResponseError:
+            self._put_aside([queue])
+            return int(super()._size(queue))
+
+    def _put_aside(self, queues: Iterable[str]) -> bool:
+        """Move keys out of the way that stand in a queue's place and are no lists; whether there were any."""
+        found = False
+        with self.conn_or_acquire() as client:
+            for key in (self._q_for_pri(queue, priority) for queue in queues for priority in self.priority_steps):
+                if client.type(key) not in _LISTS:
+                    found = True
+                    client.rename(key, names.put_aside(key))
+                    log.error("queue_was_no_list", queue=key, put_aside=names.put_aside(key))
+                    type(self).refuse("type", key, "")
+        return found
+
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
         """A client; on a channel whose connection has been collected an error that kombu knows how to survive."""
-        if client is None and self.connection is None:
+        if client is None and (self.connection is None or self.connection.client is None):
             raise redis_client.ConnectionError("the connection is closed")
         with super().conn_or_acquire(client) as acquired:
             yield acquired
