@@ -16,6 +16,7 @@ from tasks import registry
 from tasks.engine.ledger import Ledger, Settlement
 from tasks.engine.runs import TriggerRequest
 from tasks.engine.states import RunState
+from tenants import names
 from tenants.context import Principal
 from tests.faults import messages
 from tests.faults.invariants import assert_invariants
@@ -156,17 +157,21 @@ def test_a_time_limit_that_nobody_signed_is_not_taken_from_the_message(
     assert_invariants(installation)
 
 
-def test_a_key_of_the_wrong_type_in_place_of_a_queue_stops_nothing_for_good(
+def test_a_key_of_the_wrong_type_in_place_of_a_queue_is_put_aside(
     installation: Installation, tenant: Principal
 ) -> None:
     installation.start_dispatcher()
-    installation.start_worker()
-    with closing(redis.Redis.from_url(installation.redis_url)) as client:
-        client.set(QUEUE, "not a list")
+    with closing(redis.Redis.from_url(installation.redis_url, decode_responses=True)) as client:
+        client.set(QUEUE, "there before the worker")
+        installation.start_worker("w1")
         (run,) = _trigger(installation, tenant)
-        eventually(lambda: "QUEUED" in installation.states(run)[1:])
-        assert "RUNNING" not in installation.states(run)
-        client.delete(QUEUE)
-    assert installation.ended(tenant, run, 10).attempt == 1
+        assert installation.ended(tenant, run, 10).attempt == 1
+        assert client.get(names.put_aside(QUEUE)) == "there before the worker"
+        client.set(QUEUE, "while it reads")
+        (run,) = _trigger(installation, tenant)
+        assert installation.ended(tenant, run, 10).attempt == 1
+        assert client.get(names.put_aside(QUEUE)) == "while it reads"
+        client.delete(names.put_aside(QUEUE))
     assert installation.processes["w1"].poll() is None
+    eventually(lambda: installation.rows("SELECT total FROM refused_counts WHERE reason = 'type'") == [(2,)])
     assert_invariants(installation)

@@ -16,11 +16,13 @@ from tenants.context import Principal
 from tests.faults import servers
 from tests.faults.invariants import assert_invariants
 from tests.faults.servers import Server
+from tests.support import proxy
 from tests.support.installations import Installation, eventually
 
 pytestmark = pytest.mark.faults
 WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
 SLOW_WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 0.2})
+_NOBODY = ("127.0.0.1", 1)
 RECOVERED_SECONDS = 10.0
 """Twice what the matrix states."""
 
@@ -121,6 +123,26 @@ def test_row_22_runs_are_accepted_while_redis_is_away_and_start_when_it_is_back(
         assert installation.ended(tenant, run).state == "SUCCEEDED"
     assert time.monotonic() - back < RECOVERED_SECONDS
     assert_invariants(installation)
+
+
+def test_a_worker_survives_the_loss_of_its_broker_between_a_message_and_its_acknowledgement(
+    installation: Installation, tenant: Principal, server: Server
+) -> None:
+    with proxy.to(server.address) as between:
+        installation.start_dispatcher()
+        installation.start_worker(REDIS_URL=between.through(server.address))
+        _runs_soon(installation, tenant)
+        trap = between.trap(b"ZREM")
+        run = installation.trigger(tenant, WRITE.task_name, dict(WRITE.args))
+        trap.wait()
+        there, between.target = between.target, _NOBODY
+        between.cut()
+        eventually(lambda: "Cannot connect" in installation.log("w1"))
+        between.target = there
+        assert installation.ended(tenant, run, RECOVERED_SECONDS).state == "SUCCEEDED"
+        _runs_soon(installation, tenant)
+        assert installation.processes["w1"].poll() is None
+        assert_invariants(installation)
 
 
 def test_row_23_a_flapping_redis_leaves_no_silent_stall(
