@@ -77,10 +77,12 @@ class Proxy:
         return parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self._port}").geturl()
 
     def trap(self, *texts: bytes, answer: bool = False) -> Trap:
-        """Lay a trap for the next connection that sends these texts in this order; see `Trap`."""
+        """Lay a trap for the next connection that from now on sends these texts in this order; see `Trap`."""
         made = Trap(texts, answer)
         with self.lock:
             self._traps.append(made)
+            for connection in self._connections:
+                connection.text.clear()
         return made
 
     def freeze(self) -> None:
@@ -118,9 +120,11 @@ class Proxy:
         if seconds and data.startswith(beginning):
             self.closing.wait(seconds)
 
-    def caught(self, seen: dict[Trap, int], text: bytearray) -> Trap | None:
-        """Called by a connection: the trap whose last text it has now sent; each catches one connection once."""
+    def caught(self, seen: dict[Trap, int], text: bytearray, data: bytes) -> Trap | None:
+        """Called by a connection: the trap whose last text it now sends; each catches one connection once."""
         with self.lock:
+            text += data
+            del text[:-_REMEMBERED]
             for trap in self._traps:
                 if trap.taken:
                     continue
@@ -166,7 +170,7 @@ class _Connection:
         self._server = server
         self._answers: Trap | None = None
         self._seen: dict[Trap, int] = {}
-        self._text = bytearray()
+        self.text = bytearray()
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -190,9 +194,7 @@ class _Connection:
 
     def _up(self) -> None:
         while data := self._client.recv(_CHUNK):
-            self._text += data
-            trap = self._proxy.caught(self._seen, self._text)
-            del self._text[:-_REMEMBERED]
+            trap = self._proxy.caught(self._seen, self.text, data)
             if trap is not None and trap.answer:
                 self._answers = trap
             elif trap is not None:
