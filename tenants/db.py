@@ -166,7 +166,8 @@ class AsyncDatabase:
                 expire_on_commit=False,
             ) as session:
                 yield session
-                await session.commit()
+                if not single:
+                    await session.commit()
         except Exception as error:
             if _is_outage(error):
                 raise Unavailable(
