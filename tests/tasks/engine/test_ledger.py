@@ -1,0 +1,340 @@
+"""Whatever dispatchers, workers, callers and crashes do to runs, in any order: the ledger stays right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from typing import Any, TypeVar
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tasks.engine import runs
+from tasks.engine.ledger import Settlement
+from tasks.engine.outcomes import Fenced
+from tasks.engine.runs import TriggerRequest
+from tasks.engine.states import MOVES, TERMINAL, RunState
+from tenants import db
+from tenants.context import Principal
+from tenants.errors import InvalidState
+from tests.support.hands import Hands
+from tests.support.installations import Installation
+
+S = RunState
+SETTLEMENTS = st.sampled_from(
+    [
+        Settlement(S.SCHEDULED, delay_seconds=0.0),
+        Settlement(S.SCHEDULED, delay_seconds=3600.0),
+        Settlement(S.SCHEDULED, give_back=True),
+        Settlement(S.WAITING, event="paid"),
+        Settlement(S.SUCCEEDED, result="done"),
+        Settlement(S.FAILED, error={"type": "X", "message": "no", "retryable": False}),
+        Settlement(S.TIMED_OUT, error={"type": "T", "message": "long", "retryable": False}),
+        Settlement(S.CANCELLED),
+    ]
+)
+_RUNS = """
+SELECT r.id, r.state, r.fence, r.sequence, r.attempt, r.crashes, r.finished_at, r.cancel_requested_at IS NOT NULL,
+       l.fence, l.expires_at > clock_timestamp(),
+       e.states, e.sequences
+FROM runs r
+LEFT JOIN run_leases l ON l.tenant_id = r.tenant_id AND l.run_id = r.id
+LEFT JOIN (
+  SELECT run_id, array_agg(state ORDER BY sequence) AS states, array_agg(sequence ORDER BY sequence) AS sequences
+  FROM run_events WHERE tenant_id = %s GROUP BY run_id
+) e ON e.run_id = r.id
+WHERE r.tenant_id = %s
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run and its lease as they stand."""
+
+    run: UUID
+    state: str
+    fence: int
+    sequence: int
+    attempt: int
+    crashes: int
+    finished_at: datetime | None
+    cancel_requested: bool
+    lease_fence: int | None
+    lease_holds: bool | None
+    states: list[str]
+    sequences: list[int]
+
+
+@dataclass
+class Seen:
+    """What was known of a run when it was last looked at."""
+
+    fence: int = 0
+    sequence: int = 0
+    claims: int = 0
+    given_back: int = 0
+    succeeded: int = 0
+    states: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A release as it may reach a worker: once, often, late or never."""
+
+    run: UUID
+    fence: int
+
+
+PLACES = st.sampled_from([0, 0, 1, 2, 3])
+T = TypeVar("T")
+
+
+def _latest(known: list[T], place: int) -> T:
+    """One of the latest, the last one first; older ones are what comes late or twice."""
+    return known[-1 - place % len(known)]
+
+
+class Ledger(RuleBasedStateMachine):
+    """Two runs, and another whenever one has ended: each step lets one go its way or comes across it. What every call
+    answers is compared with how the run stood before."""
+
+    hands: Hands
+    tenant: Principal
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[UUID, Seen] = {}
+        self.messages: list[Message] = []
+        self.engine = db.sync_engine(self.hands.installation.addresses.app, pool_size=1)
+
+    def teardown(self) -> None:
+        for table in ("run_leases", "run_events", "runs"):
+            self.hands.owner.call(f"DELETE FROM {table}")
+        self.engine.dispose()
+
+    @initialize()
+    def begin(self) -> None:
+        self._accept(delayed=False)
+        self._accept(delayed=True)
+
+    @rule(place=PLACES, settlement=SETTLEMENTS, steps=st.integers(1, 4))
+    def goes_its_way(self, place: int, settlement: Settlement, steps: int) -> None:
+        """What usually comes next, some steps of it."""
+        run = _latest(list(self.seen), place)
+        for _ in range(steps):
+            match self._row(run).state:
+                case S.SCHEDULED:
+                    self._become_due(run)
+                case S.QUEUED:
+                    self._release(run)
+                case S.RELEASED:
+                    self._claim(self.messages_of(run)[-1])
+                case S.RUNNING:
+                    self._settle(self.messages_of(run)[-1], settlement)
+                case S.WAITING:
+                    self._deliver()
+                case _:
+                    self._accept(delayed=False)
+                    return
+
+    @rule(
+        place=PLACES,
+        settlement=SETTLEMENTS,
+        what=st.sampled_from(
+            [
+                "claim",
+                "settle",
+                "renew",
+                "crash",
+                "expire",
+                "lose",
+                "cancel",
+                "take back",
+                "sweep",
+                "release",
+                "deliver",
+            ]
+        ),
+    )
+    def is_come_across(self, place: int, what: str, settlement: Settlement) -> None:
+        """What may happen at any time, with the latest message or with an older one."""
+        run = _latest(list(self.seen), place)
+        messages = self.messages_of(run) or [Message(run, 0)]
+        message = _latest(messages, place)
+        match what:
+            case "claim":
+                self._claim(message)
+            case "settle":
+                self._settle(message, settlement)
+            case "renew":
+                self._renew(message)
+            case "crash":
+                self._crash(message)
+            case "expire":
+                self.hands.expire(run)
+            case "lose":
+                self.hands.expire(run)
+                self._rescue()
+            case "cancel":
+                self._cancel(run)
+            case "take back":
+                self._take_back(message)
+            case _:
+                self._sweep()
+
+    def messages_of(self, run: UUID) -> list[Message]:
+        """Every message there has been for the run, the latest last."""
+        return [message for message in self.messages if message.run == run]
+
+    def _accept(self, *, delayed: bool) -> None:
+        request = TriggerRequest("diagnostics.echo", {}, delay_seconds=3600 if delayed else None)
+        run = self._within(runs.trigger_within, request).run
+        assert run.state == (S.SCHEDULED if delayed else S.QUEUED)
+        self.seen[run.id] = Seen()
+
+    def _release(self, run: UUID) -> None:
+        before = self._row(run)
+        released = self.hands.release(self.tenant, run)
+        assert (run in released) == (before.state == S.QUEUED)
+        self.messages += [Message(run, fence) for run, fence in released.items()]
+
+    def _take_back(self, message: Message) -> None:
+        before = self._row(message.run)
+        taken = self.hands.take_back(self.tenant, message.run, message.fence)
+        assert taken == (before.state == S.RELEASED and before.fence == message.fence)
+
+    def _claim(self, message: Message) -> None:
+        before = self._row(message.run)
+        claims = [self.hands.claim(self.tenant, message.run, message.fence) for _ in range(2)]
+        good = before.state == S.RELEASED and before.fence == message.fence
+        assert [claim is not None for claim in claims] == [good, False]
+        self.seen[message.run].claims += good
+
+    def _renew(self, held: Message) -> None:
+        before = self._row(held.run)
+        verdict, cancel, _ = self.hands.renew(held.run, held.fence)
+        assert (verdict == "renewed") == (before.lease_fence == held.fence)
+        assert cancel == (verdict == "renewed" and before.cancel_requested)
+
+    def _settle(self, held: Message, settlement: Settlement) -> None:
+        before = self._row(held.run)
+        try:
+            change = self.hands.settle(self.tenant, held.run, held.fence, settlement)
+        except Fenced:
+            assert not (before.state == S.RUNNING and before.fence == held.fence and before.lease_holds)
+            assert self._row(held.run) == before
+            return
+        assert before.fence == held.fence
+        if before.state == S.RUNNING:
+            assert before.lease_holds
+            gives_way = before.cancel_requested and settlement.state is not S.SUCCEEDED
+            assert change.state == (S.CANCELLED if gives_way else settlement.state)
+            self.seen[held.run].given_back += settlement.give_back
+            self.seen[held.run].succeeded += settlement.state is S.SUCCEEDED
+        else:
+            assert change.state == before.state
+            assert self._row(held.run) == before
+
+    def _crash(self, held: Message) -> None:
+        before = self._row(held.run)
+        change = self.hands.app.report_crash(self.tenant.tenant, held.run, held.fence, "died")
+        assert (change is not None) == (before.state == S.RUNNING and before.fence == held.fence)
+        if change is not None:
+            self._check_crash(before, change.state)
+
+    def _rescue(self) -> None:
+        before = {row.run: row for row in self._rows()}
+        rescued = {change.run: change.state for change in self.hands.rescue()}
+        assert set(rescued) == {run for run, row in before.items() if row.lease_holds is False}
+        for run, state in rescued.items():
+            self._check_crash(before[run], state)
+
+    def _become_due(self, run: UUID) -> None:
+        self.hands.due(run)
+        before = self._row(run)
+        moved = {change.run for change in self.hands.requeue(unclaimed_seconds=3600)}
+        assert (run in moved) == (before.state == S.SCHEDULED)
+
+    def _sweep(self) -> None:
+        released = {row.run for row in self._rows() if row.state == S.RELEASED}
+        moved = {change.run for change in self.hands.requeue(unclaimed_seconds=0)}
+        assert released <= moved
+
+    def _cancel(self, run: UUID) -> None:
+        before = self._row(run)
+        if before.state in TERMINAL:
+            with pytest.raises(InvalidState):
+                self._within(runs.cancel, run)
+            assert self._row(run) == before
+        else:
+            self._within(runs.cancel, run)
+            after = self._row(run)
+            assert after.cancel_requested
+            assert after.state == (S.RUNNING if before.state == S.RUNNING else S.CANCELLED)
+
+    def _deliver(self) -> None:
+        waiting = {row.run for row in self._rows() if row.state == S.WAITING}
+        assert self._within(runs.deliver, "paid") == len(waiting)
+        assert {row.state for row in self._rows() if row.run in waiting} <= {S.QUEUED}
+
+    @invariant()
+    def the_ledger_is_right(self) -> None:
+        for row in self._rows():
+            seen = self.seen[row.run]
+            assert row.sequences == list(range(1, row.sequence + 1))
+            assert row.states[: len(seen.states)] == seen.states
+            assert row.states[0] in {S.SCHEDULED, S.QUEUED}
+            assert all(S(after) in MOVES[S(before)] for before, after in pairwise(row.states))
+            assert row.states[-1] == row.state
+            assert sum(state in TERMINAL for state in row.states) == (row.state in TERMINAL)
+            assert (row.finished_at is not None) == (row.state in TERMINAL)
+            assert (row.lease_fence is not None) == (row.state == S.RUNNING)
+            assert row.lease_fence in {None, row.fence}
+            assert row.fence >= seen.fence
+            assert row.states.count(S.RUNNING) == seen.claims
+            assert row.attempt == seen.claims - seen.given_back
+            assert row.states.count(S.SUCCEEDED) == seen.succeeded <= 1
+            assert row.crashes <= self.hands.engine.max_crashes
+            seen.fence, seen.states = row.fence, row.states
+
+    def _check_crash(self, before: Row, state: str) -> None:
+        most = self.hands.engine.max_crashes
+        dead = before.crashes + 1 >= most
+        assert state == (S.CANCELLED if before.cancel_requested else S.FAILED if dead else S.SCHEDULED)
+        assert self._row(before.run).fence == before.fence + 1
+
+    def _within(self, service: Any, *args: Any) -> Any:
+        with db.open_session(self.engine, self.tenant) as session:
+            result = service(session, *args)
+            session.commit()
+            return result
+
+    def _rows(self) -> list[Row]:
+        return [Row(*row) for row in self.hands.owner.call(_RUNS, self.tenant.tenant, self.tenant.tenant)]
+
+    def _row(self, run: UUID) -> Row:
+        [row] = [row for row in self._rows() if row.run == run]
+        return row
+
+
+@pytest.fixture
+def hands(installation: Installation) -> Iterator[Hands]:
+    made = Hands(installation)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(300)
+def test_the_ledger_stays_right_whatever_happens_in_whatever_order(hands: Hands, tenant: Principal) -> None:
+    machine = type("Machine", (Ledger,), {"hands": hands, "tenant": tenant})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=200, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
