@@ -231,9 +231,10 @@ class TestManyAtOnce:
 class TestTimes:
     """Delays wait in the ledger, and priority is a head start."""
 
-    @pytest.mark.parametrize("options", [{"delay_seconds": 60.0}, {"eta": datetime.now(UTC) + timedelta(seconds=60)}])
-    def test_a_later_run_is_scheduled(self, trigger: Trigger, options: dict[str, Any]) -> None:
-        run = trigger(**options).run
+    @pytest.mark.parametrize("by", ["delay_seconds", "eta"])
+    def test_a_later_run_is_scheduled(self, trigger: Trigger, by: str) -> None:
+        later: dict[str, Any] = {"delay_seconds": 60.0, "eta": datetime.now(UTC) + timedelta(seconds=60)}
+        run = trigger(**{by: later[by]}).run
         assert run.state == "SCHEDULED"
         assert 50 < (run.available_at - run.created_at).total_seconds() < 61
 
