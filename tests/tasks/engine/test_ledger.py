@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -142,50 +142,31 @@ class Ledger(RuleBasedStateMachine):
                     self._accept(delayed=False)
                     return
 
-    @rule(
-        place=PLACES,
-        settlement=SETTLEMENTS,
-        what=st.sampled_from(
-            [
-                "claim",
-                "settle",
-                "renew",
-                "crash",
-                "expire",
-                "lose",
-                "cancel",
-                "take back",
-                "sweep",
-                "release",
-                "deliver",
-            ]
-        ),
-    )
-    def is_come_across(self, place: int, what: str, settlement: Settlement) -> None:
-        """What may happen at any time, with the latest message or with an older one."""
+    @rule(place=PLACES, settlement=SETTLEMENTS, choice=st.integers(0, 11), late=st.booleans())
+    def is_come_across(self, place: int, settlement: Settlement, choice: int, late: bool) -> None:
+        """What may happen to a run as it stands, with the latest message or with an older one."""
         run = _latest(list(self.seen), place)
         messages = self.messages_of(run) or [Message(run, 0)]
-        message = _latest(messages, place)
-        match what:
-            case "claim":
-                self._claim(message)
-            case "settle":
-                self._settle(message, settlement)
-            case "renew":
-                self._renew(message)
-            case "crash":
-                self._crash(message)
-            case "expire":
-                self.hands.expire(run)
-            case "lose":
-                self.hands.expire(run)
-                self._rescue()
-            case "cancel":
-                self._cancel(run)
-            case "take back":
-                self._take_back(message)
+        message = _latest(messages, int(late))
+        accidents: list[Callable[[], None]] = [
+            lambda: self._claim(message),
+            lambda: self._take_back(message),
+            lambda: self._settle(message, settlement),
+            lambda: self._cancel(run),
+        ]
+        match self._row(run).state:
+            case S.RELEASED:
+                accidents += [self._sweep, lambda: self._claim(message), lambda: self._take_back(message)]
+            case S.RUNNING:
+                accidents += [
+                    lambda: self._crash(message),
+                    lambda: self._renew(message),
+                    lambda: self._lose(run),
+                    lambda: self._settle_late(message, settlement),
+                ]
             case _:
-                self._sweep()
+                accidents += [lambda: self._crash(message), lambda: self._renew(message), self._rescue]
+        accidents[choice % len(accidents)]()
 
     def messages_of(self, run: UUID) -> list[Message]:
         """Every message there has been for the run, the latest last."""
@@ -246,6 +227,14 @@ class Ledger(RuleBasedStateMachine):
         assert (change is not None) == (before.state == S.RUNNING and before.fence == held.fence)
         if change is not None:
             self._check_crash(before, change.state)
+
+    def _settle_late(self, held: Message, settlement: Settlement) -> None:
+        self.hands.expire(held.run)
+        self._settle(held, settlement)
+
+    def _lose(self, run: UUID) -> None:
+        self.hands.expire(run)
+        self._rescue()
 
     def _rescue(self) -> None:
         before = {row.run: row for row in self._rows()}
@@ -335,6 +324,6 @@ def test_the_ledger_stays_right_whatever_happens_in_whatever_order(hands: Hands,
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=200, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=150, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
