@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,21 +24,6 @@ TRIGGER = (
 PROTOCOLS = ["graphql-ws", "graphql-sse"]
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def node() -> str:
-    """Node, with the clients installed from their lock file."""
-    found, npm = shutil.which("node"), shutil.which("npm")
-    if found is None or npm is None:
-        pytest.skip("Node and npm are not installed here")
-    if not (CLIENTS / "node_modules").exists():
-        installed = subprocess.run(
-            [npm, "ci", "--ignore-scripts"], cwd=CLIENTS, capture_output=True, text=True, timeout=120, check=False
-        )
-        if installed.returncode:
-            pytest.skip("the clients cannot be installed from npm here")
-    return found
 
 
 @pytest.fixture(scope="module")
