@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def _family(name: str, words: tuple[str, ...]) -> Family:
 
 
 @pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, Family]:
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Family]]:
     """Three families; `send` is in two of them."""
     found = {
         "books": _family("books", ("send", "count")),
@@ -30,7 +32,9 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, Family]:
     tasks = {task.name: task for family in found.values() for task in family.tasks}
     monkeypatch.setattr(registry, "families", lambda: found)
     monkeypatch.setattr(registry, "definitions", lambda: tasks)
-    return found
+    registry._bare_names.cache_clear()
+    yield found
+    registry._bare_names.cache_clear()
 
 
 def test_a_full_name_means_its_task(made_up: dict[str, Family]) -> None:
