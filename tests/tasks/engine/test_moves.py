@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from tasks.engine import runs
+from tasks.engine import documents, runs
 from tasks.engine.ledger import NotLeading, Settlement
 from tasks.engine.outcomes import Fenced
 from tasks.engine.states import MOVES, TERMINAL, RunState
@@ -173,3 +173,15 @@ def test_a_dispatcher_whose_lead_is_over_moves_nothing(
     assert installation.history(run) == [(1, "QUEUED", 0)]
     installation.rows("UPDATE dispatcher_leader SET epoch = epoch - 1")
     assert run in hands.release(tenant, run)
+
+
+@pytest.mark.parametrize("said", ["a\0b", "\ud800", "x" * 3000, "'; --", "%s %(x)s"])
+def test_a_failure_is_told_whatever_it_says(
+    installation: Installation, hands: Hands, tenant: Principal, said: str
+) -> None:
+    run, fence = hands.running(tenant)
+    error = {"type": "X", "message": said, "retryable": False}
+    assert hands.settle(tenant, run, fence, Settlement(S.FAILED, error=error, note=said)).state == "FAILED"
+    told = installation.run(tenant, run).error
+    assert told is not None
+    assert told["message"] == documents.readable(said)
