@@ -95,8 +95,6 @@ class Auth(BaseModel):
 class Api(BaseModel):
     """The HTTP edge."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
     allowed_origins: Annotated[list[str], BeforeValidator(_from_json)] = Field(default_factory=list)
     body_bytes: int = Field(256 * 1024, ge=1024)
     bulk_body_bytes: int = Field(2 * 1024 * 1024, ge=1024)

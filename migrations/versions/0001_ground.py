@@ -125,7 +125,8 @@ def upgrade() -> None:
     rls.protect("tenant_families", "memberships", "login_sessions", "api_keys")
     rls.force("users")
     op.execute(
-        "CREATE POLICY tenant ON users TO tenantry_app USING (EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = users.id))"
+        "CREATE POLICY tenant ON users TO tenantry_app"
+        " USING (EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = users.id))"
     )
     op.execute("GRANT SELECT ON users TO tenantry_app")
     rls.force("refused_messages")

@@ -18,8 +18,8 @@ depends_on = None
 MOMENT = postgresql.TIMESTAMP(timezone=True)
 PARTITIONED = ("runs", "run_events", "run_steps", "run_progress")
 SHOWN = (
-    "tenant_id, id, task, queue, priority, rank, state, sequence, attempt, max_attempts, fence, crashes, concurrency_key,"
-    " schedule_id, nominal_at, created_at, available_at, released_at, started_at, finished_at, cancel_requested_at,"
+    "tenant_id, id, task, queue, priority, rank, state, sequence, attempt, max_attempts, fence, crashes,"
+    " concurrency_key, schedule_id, nominal_at, created_at, available_at, released_at, started_at, finished_at, cancel_requested_at,"
     " worker_seconds"
 )
 """What the system login sees of a run: no arguments, no results, no errors."""
@@ -68,7 +68,8 @@ def upgrade() -> None:
         sa.Column("finished_at", MOMENT, nullable=True),
         sa.Column("cancel_requested_at", MOMENT, nullable=True),
         sa.CheckConstraint(
-            "state IN ('SCHEDULED', 'QUEUED', 'RELEASED', 'RUNNING', 'WAITING', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'TIMED_OUT')",
+            "state IN ('SCHEDULED', 'QUEUED', 'RELEASED', 'RUNNING', 'WAITING', 'SUCCEEDED', 'FAILED', 'CANCELLED',"
+            " 'TIMED_OUT')",
             name=op.f("ck_runs_state"),
         ),
         sa.CheckConstraint("priority BETWEEN 0 AND 9", name=op.f("ck_runs_priority")),
@@ -191,7 +192,8 @@ def upgrade() -> None:
 
     op.execute("ALTER TABLE workers SET (fillfactor = 50)")
     op.execute(
-        "ALTER TABLE run_leases SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)"
+        "ALTER TABLE run_leases SET"
+        " (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000)"
     )
     for table in PARTITIONED:
         op.execute(f"CREATE TABLE {table}_default PARTITION OF {table} DEFAULT")

@@ -23,7 +23,6 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WRONG = {
-    "TENANTRY_API__PORT": ["", "http", "65536", "-1", "8000.5"],
     "TENANTRY_ENGINE__LEASE_SECONDS": ["0", "-1", "ten"],
     "TENANTRY_DATABASE__URL": ["mysql://host/name", "host/name", "://"],
     "TENANTRY_DATABASE__POOL_SIZE": ["0", "many"],
