@@ -21,7 +21,11 @@ RING = {"k1": SecretStr("a-key-for-tests-0123456789")}
 RELEASE = Release(UUID(int=1), UUID(int=2), "diagnostics.echo", "diagnostics", 3, 0, 60.0)
 REASONS = {"size", "json", "shape", "body", "missing", "malformed", "signature", "mismatch", "expired"}
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
     max_leaves=15,
 )
