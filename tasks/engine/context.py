@@ -271,9 +271,10 @@ class RunContext:
                 .exec_driver_sql(SETTLE, settle_values(held.tenant, held.run, held.fence, settlement, step))
                 .one()
             )
+            change = settled(held.tenant, held.run, row, alone=False)
             self._session.commit()
         self._after.extend(cast("list[publish.Notice]", db.notices(self._session)))
-        return settled(held.tenant, held.run, row)
+        return change
 
     def roll_back(self) -> None:
         """Drop what the session holds."""

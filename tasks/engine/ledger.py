@@ -221,9 +221,18 @@ def settle_values(tenant: UUID, run: UUID, fence: int, settlement: Settlement, s
     )
 
 
-def settled(tenant: UUID, run: UUID, row: Sequence[Any]) -> Change:
-    """The settling statement's answer."""
-    state, sequence, attempt, _, at = row
+def settled(tenant: UUID, run: UUID, row: Sequence[Any], *, alone: bool = True) -> Change:
+    """The settling statement's answer.
+
+    Args:
+        alone: whether its transaction holds nothing else, so that it may have been settled before.
+
+    Raises:
+        Fenced: it was settled before, by a transaction that held other work.
+    """
+    state, sequence, attempt, _, at, replayed = row
+    if replayed and not alone:
+        raise Fenced("fenced: settled before")
     return Change(tenant, run, state, sequence, attempt, at)
 
 

@@ -1,5 +1,12 @@
+-- A release's fence: later than every one before, also than those of commits that a crash of the server has lost.
+CREATE OR REPLACE FUNCTION next_fence(p_fence bigint) RETURNS bigint LANGUAGE sql AS $$
+  SELECT greatest(p_fence + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+$$;
+REVOKE ALL ON FUNCTION next_fence(bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION next_fence(bigint) TO tenantry_system;
+
 -- QUEUED → RELEASED with a new fence, for the leader of the shard. Runs that have moved on since are left out.
--- Its commit need not be flushed: where a crash of the server forgets it, the run is released again under the same fence.
+-- Its commit need not be flushed: where a crash of the server forgets it, the run is released again, under a later fence.
 CREATE OR REPLACE FUNCTION release_runs(p_shard text, p_epoch bigint, p_tenants uuid[], p_runs uuid[])
 RETURNS TABLE (tenant_id uuid, run_id uuid, task text, queue text, fence bigint, sequence int, attempt int,
                settled_at timestamptz)
@@ -15,7 +22,7 @@ BEGIN
     WHERE r.state = 'QUEUED'
     FOR UPDATE OF r SKIP LOCKED
   ), released AS (
-    UPDATE runs r SET state = 'RELEASED', fence = r.fence + 1, sequence = r.sequence + 1,
+    UPDATE runs r SET state = 'RELEASED', fence = next_fence(r.fence), sequence = r.sequence + 1,
                       released_at = clock_timestamp()
     FROM chosen c WHERE r.tenant_id = c.tenant_id AND r.id = c.id
     RETURNING r.tenant_id, r.id, r.task, r.queue, r.fence, r.sequence, r.attempt, r.released_at

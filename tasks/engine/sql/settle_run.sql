@@ -1,11 +1,13 @@
 -- Ends an attempt: RUNNING → the given state, the event, the lease gone; the last statement of its transaction.
--- Settling again with the same fence and state returns what was settled: an answer may have been lost on the way.
+-- Settling again with the same fence and state returns what was settled, as replayed: an answer may have been lost on
+-- the way. A transaction with work of its own must not commit it on a replay: the work was committed, or was another's.
 --   p_delay      for SCHEDULED: how long from now     p_give_back  the attempt does not count
 --   TN010 fenced: the attempt was replaced, or its lease has expired
 CREATE OR REPLACE FUNCTION settle_run(
   p_tenant uuid, p_run uuid, p_fence bigint, p_state text, p_result jsonb, p_error jsonb, p_event text,
   p_delay double precision, p_give_back boolean, p_note text, p_step interval
-) RETURNS TABLE (state text, sequence int, attempt int, worker_seconds double precision, settled_at timestamptz)
+) RETURNS TABLE (state text, sequence int, attempt int, worker_seconds double precision, settled_at timestamptz,
+                 replayed boolean)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -21,7 +23,8 @@ BEGIN
   END IF;
   IF v_before.state <> 'RUNNING' THEN
     IF v_before.state = p_state OR v_before.state = 'CANCELLED' THEN
-      RETURN QUERY SELECT v_before.state, v_before.sequence, v_before.attempt, v_before.worker_seconds, v_now;
+      RETURN QUERY SELECT v_before.state, v_before.sequence, v_before.attempt, v_before.worker_seconds, v_now,
+                          true;
       RETURN;
     END IF;
     RAISE EXCEPTION 'fenced: not running' USING ERRCODE = 'TN010';
@@ -51,7 +54,7 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'fenced: lease expired' USING ERRCODE = 'TN010';
   END IF;
-  RETURN QUERY SELECT v_run.state, v_run.sequence, v_run.attempt, v_run.worker_seconds, v_now;
+  RETURN QUERY SELECT v_run.state, v_run.sequence, v_run.attempt, v_run.worker_seconds, v_now, false;
 END $$;
 REVOKE ALL ON FUNCTION settle_run(uuid, uuid, bigint, text, jsonb, jsonb, text, double precision, boolean, text, interval)
   FROM PUBLIC;
