@@ -13,7 +13,6 @@ from sqlalchemy.engine import Connection
 
 import tasks.engine.models
 import tasks.families
-import tenants.models
 from tenants import db, settings
 from tenants.errors import Misconfigured
 

@@ -19,8 +19,8 @@ MOMENT = postgresql.TIMESTAMP(timezone=True)
 PARTITIONED = ("runs", "run_events", "run_steps", "run_progress")
 SHOWN = (
     "tenant_id, id, task, queue, priority, rank, state, sequence, attempt, max_attempts, fence, crashes,"
-    " concurrency_key, schedule_id, nominal_at, created_at, available_at, released_at, started_at, finished_at, cancel_requested_at,"
-    " worker_seconds"
+    " concurrency_key, schedule_id, nominal_at, created_at, available_at, released_at, started_at, finished_at,"
+    " cancel_requested_at, worker_seconds"
 )
 """What the system login sees of a run: no arguments, no results, no errors."""
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -41,10 +42,10 @@ def celery(installation: Installation, *arguments: str, **environment: str) -> s
     )
 
 
-def inspected(installation: Installation, what: str) -> dict[str, object]:
+def inspected(installation: Installation, what: str) -> dict[str, Any]:
     answer = celery(installation, "inspect", what, "--json")
     assert answer.returncode == 0, answer.stderr
-    found: dict[str, object] = json.loads(answer.stdout)
+    found: dict[str, Any] = json.loads(answer.stdout)
     return found
 
 
@@ -60,10 +61,10 @@ def test_inspect_shows_queues_and_active_runs_without_their_arguments(
     installation: Installation, tenant: Principal
 ) -> None:
     queues = inspected(installation, "active_queues")
-    assert [queue["name"] for queue in queues["w2@test"]] == ["analytics"]  # type: ignore[attr-defined]
+    assert [queue["name"] for queue in queues["w2@test"]] == ["analytics"]
     run = installation.trigger(tenant, "diagnostics.sleep", {"seconds": 5, "steps": 500})
     eventually(lambda: installation.run(tenant, run).state == "RUNNING")
-    (active,) = inspected(installation, "active")["w1@test"]  # type: ignore[misc]
+    (active,) = inspected(installation, "active")["w1@test"]
     assert (active["id"], active["name"]) == (ids.show("run", run), "diagnostics.sleep")
     assert "500" not in json.dumps(active["args"]) + json.dumps(active["kwargs"])
 
