@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from graphql import (
     ValidationRule,
     get_named_type,
 )
+from graphql.validation.validate import ValidationAbortedError
 from strawberry.extensions import AddValidationRules, MaxTokensLimiter, ParserCache, SchemaExtension, ValidationCache
 
 from tenants import pages
@@ -33,6 +35,7 @@ DEPTH = 10
 ALIASES = 30
 DIRECTIVES = 50
 FIELDS = 1000
+REPEATS = 200
 ROWS = 20_000
 TOKENS = 2000
 CACHED = 1024
@@ -42,14 +45,25 @@ _PAGE = 50
 
 
 class Shape(ValidationRule):
-    """Depth, aliases, fields and rows of each operation, its fragments counted as often as they are spread."""
+    """Depth, aliases, fields and rows of each operation, its fragments counted as often as they are spread.
 
-    def enter_operation_definition(self, node: OperationDefinitionNode, *_: Any) -> None:
+    Measured before any other rule looks at the document, and its end: comparing fields of one name, pair by pair, costs
+    the square of their number.
+    """
+
+    def enter_document(self, node: DocumentNode, *_: Any) -> None:
         measure = _Measure(self.context.schema, self.context.document)
-        found = measure.of(node.selection_set, self.context.schema.get_root_type(node.operation), frozenset())
-        for value, most, unit in zip(found, (DEPTH, ALIASES, FIELDS, ROWS), _UNITS, strict=True):
-            if value > most:
-                self.report_error(GraphQLError(f"The operation has more than {most} {unit}.", node))
+        for definition in node.definitions:
+            if isinstance(definition, OperationDefinitionNode):
+                root = self.context.schema.get_root_type(definition.operation)
+                found = measure.of(definition.selection_set, root, frozenset())
+                for value, most, unit in zip(found, (DEPTH, ALIASES, FIELDS, ROWS), _UNITS, strict=True):
+                    if value > most:
+                        raise ValidationAbortedError(f"The operation has more than {most} {unit}.", definition)
+            elif isinstance(definition, FragmentDefinitionNode):
+                measure.fragment(definition.name.value, frozenset())
+        if max(measure.names.values(), default=0) > REPEATS:
+            raise ValidationAbortedError(f"The document asks for one name more than {REPEATS} times.", node)
 
 
 _UNITS = ("levels", "aliases", "fields", "rows at worst")
@@ -67,12 +81,14 @@ class _Measure:
             if isinstance(definition, FragmentDefinitionNode)
         }
         self._known: dict[str, _Size] = {}
+        self.names: Counter[str] = Counter()
+        """How often each name stands in the measured selections."""
 
     def of(self, selection: SelectionSetNode | None, parent: object, within: frozenset[str]) -> _Size:
         depth = aliases = fields = rows = 0
         for node in () if selection is None else selection.selections:
             if isinstance(node, FragmentSpreadNode):
-                inner = self._spread(node.name.value, within)
+                inner = self.fragment(node.name.value, within)
             elif isinstance(node, FieldNode):
                 inner = self._field(node, parent, within)
             else:
@@ -83,6 +99,7 @@ class _Measure:
         return depth, aliases, fields, rows
 
     def _field(self, node: FieldNode, parent: object, within: frozenset[str]) -> _Size:
+        self.names[node.name.value if node.alias is None else node.alias.value] += 1
         definition: GraphQLField | None = getattr(parent, "fields", {}).get(node.name.value)
         child = None if definition is None else get_named_type(definition.type)
         depth, aliases, fields, rows = self.of(node.selection_set, child, within)
@@ -92,7 +109,8 @@ class _Measure:
         rows = _page(node) * (1 + rows) if pages else rows
         return depth, aliases + (node.alias is not None), fields + 1, rows
 
-    def _spread(self, name: str, within: frozenset[str]) -> _Size:
+    def fragment(self, name: str, within: frozenset[str]) -> _Size:
+        """The measure of a fragment, wherever it is spread."""
         if name in within or name not in self._fragments:
             return 0, 0, 0, 0  # Another rule reports circles and unknown names.
         if name not in self._known:

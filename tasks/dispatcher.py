@@ -19,12 +19,12 @@ import redis
 import structlog
 from celery.beat import Scheduler as BeatScheduler
 
-from tasks import registry
-from tasks.engine import grants, publish, waiting
+from tasks.engine import grants, messages, publish, waiting
 from tasks.engine.fairness import Candidate, FairOrder
 from tasks.engine.fleet import Fleet
 from tasks.engine.ledger import Change, Ledger, NotLeading, changes
-from tasks.engine.publish import Notice, Release
+from tasks.engine.messages import Release
+from tasks.engine.publish import Notice
 from tasks.engine.states import RunState
 from tasks.engine.waiting import Pair
 from tenants import ids, names, roles, settings, system
@@ -86,9 +86,10 @@ class Dispatcher:
             self._step_down()
         except psycopg2.Error as error:
             log.warning("dispatcher_waits_for_database", error=str(error).strip())
-            self._ledger.close()
-            self._step_down()
-            self._lead_next = time.monotonic() + self._engine.sweep_seconds
+            self._start_over()
+        except Exception:
+            log.exception("dispatcher_round_failed")
+            self._start_over()
 
     def close(self) -> None:
         """Give the leadership up and close the connections."""
@@ -115,6 +116,12 @@ class Dispatcher:
         self._lead_next = now + self._engine.leadership_renew_seconds
         if found is None:
             self._lead_next = now + self._engine.leadership_renew_seconds / 2
+
+    def _start_over(self) -> None:
+        """Know nothing and lead nothing, and try again after a pause: one bad round must not end all tenants' work."""
+        self._ledger.close()
+        self._step_down()
+        self._lead_next = time.monotonic() + self._engine.sweep_seconds
 
     def _step_down(self) -> None:
         log.info("not_leading", shard=self._engine.shard)
@@ -245,9 +252,8 @@ class Dispatcher:
         pipeline = self._broker.pipeline(transaction=False)
         told: list[Notice] = []
         for tenant, run, task, queue, fence, sequence, attempt, at in rows:
-            hard = registry.definition(task).hard_seconds
-            release = Release(tenant, run, task, queue, fence, attempt, hard + 3630)
-            pipeline.lpush(queue, publish.message(release, self._engine.grant_keys, self._engine.grant_seconds))
+            release = Release(tenant, run, task, queue, fence)
+            pipeline.lpush(queue, messages.encode(release, self._engine.grant_keys, self._engine.grant_seconds))
             told.append(Change(tenant, run, RunState.RELEASED, sequence, attempt, at, queue))
         try:
             answers = pipeline.execute(raise_on_error=False)

@@ -35,7 +35,6 @@ from tenants.settings import Settings
 
 logger = structlog.get_logger(__name__)
 _SLOTS = 1024
-_LONGEST_EXTENSION_SECONDS = 3600 + 30
 
 
 class RunTask(Task):  # type: ignore[misc]
@@ -120,7 +119,6 @@ def create(current: Settings) -> Tenantry:
         made.task(
             name=definition.name,
             base=RunTask,
-            time_limit=definition.hard_seconds + _LONGEST_EXTENSION_SECONDS,
             ignore_result=True,
         )(_body)
     made.steps["worker"].add(KeeperStep)
@@ -231,8 +229,12 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
         pool.on_process_down = on_process_down
 
-    def stop(self, parent: Any) -> None:
-        """Stop the keeper."""
+    def close(self, parent: Any) -> None:
+        """The worker stops: it takes no more, and keeps what it works on until the pool has ended it."""
+        self.keeper.drain()
+        signals.worker_shutdown.connect(self._stop)
+
+    def _stop(self, **_: Any) -> None:
         self.keeper.stop()
 
 

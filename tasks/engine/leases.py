@@ -12,7 +12,8 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 
 import psycopg2
@@ -91,6 +92,11 @@ class Keeper:
         for thread in self._threads:
             thread.start()
 
+    def drain(self) -> None:
+        """Report no slots from now on: nothing more is to be released to this worker."""
+        self._slots = lambda: 0
+        self._wake.set()
+
     def stop(self) -> None:
         """Stop the threads and report the worker as gone."""
         self._stopping.set()
@@ -115,12 +121,20 @@ class Keeper:
     def _renew(self) -> None:
         """Renew, round after round."""
         while not self._stopping.is_set():
-            try:
+            with self._surviving(self._leases):
                 self._renew_all()
-            except psycopg2.Error as error:
-                self._leases.close()
-                log.warning("lease_keeper_waits", error=str(error).strip())
             self._stopping.wait(self._engine.renew_seconds)
+
+    @contextmanager
+    def _surviving(self, ledger: Ledger) -> Iterator[None]:
+        """One bad round must not end a thread that all attempts depend on."""
+        try:
+            yield
+        except psycopg2.Error as error:
+            ledger.close()
+            log.warning("lease_keeper_waits", error=str(error).strip())
+        except Exception:
+            log.exception("lease_keeper_round_failed")
 
     def _renew_all(self) -> None:
         slots = self._board.active()
@@ -147,13 +161,10 @@ class Keeper:
     def _talk(self) -> None:
         """Settle for the dead and report, round after round, and at once when a child has died."""
         while not self._stopping.is_set():
-            try:
+            with self._surviving(self._reports):
                 self._bury()
                 self._report()
                 self._refusals.report(self._reports, self._worker)
-            except psycopg2.Error as error:
-                self._reports.close()
-                log.warning("lease_keeper_waits", error=str(error).strip())
             self._wake.wait(self._engine.renew_seconds)
             self._wake.clear()
 
@@ -208,8 +219,9 @@ class Keeper:
         """The clock's side: time limits, the end of a cancelled attempt's grace, the self-fence. Never waits."""
         while not self._stopping.wait(_WATCH_SECONDS):
             now = time.monotonic()
-            for slot in self._board.active():
-                self._watch_slot(slot, now)
+            with self._surviving(self._reports):
+                for slot in self._board.active():
+                    self._watch_slot(slot, now)
 
     def _watch_slot(self, slot: Slot, now: float) -> None:
         holding = (slot.run, slot.fence)

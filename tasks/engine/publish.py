@@ -1,11 +1,9 @@
-"""What the engine tells others over Redis, best effort, after its commits: bells, stream entries, task messages."""
+"""What the engine tells others over Redis, best effort, after its commits: bells and stream entries."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import time
-import uuid
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,10 +17,9 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tasks.engine import grants
 from tasks.engine.ledger import Change
-from tenants import ids, names
-from tenants.settings import KeyRing, Settings
+from tenants import names
+from tenants.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -52,9 +49,11 @@ def heard(data: bytes) -> Bell | None:
     """The bell behind a message, or None for what is none."""
     try:
         queue, tenant, key, cost = orjson.loads(data)
-        return Bell(str(queue), UUID(tenant), key, cost)
+        bell = Bell(queue, UUID(tenant), key, None if cost is None else float(cost))
     except (ValueError, TypeError, AttributeError):
         return None
+    texts = isinstance(queue, str) and isinstance(key, str | None)
+    return bell if texts and (bell.cost is None or 0 <= bell.cost < math.inf) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,73 +174,3 @@ class Bells:
 def _merged(notices: Iterable[Notice]) -> Iterable[Notice]:
     """The notices, each bell that work arrived once: it says no more twice."""
     return dict.fromkeys(notices)
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """A run that has just been released, as the database returned it."""
-
-    tenant: UUID
-    run: UUID
-    task: str
-    queue: str
-    fence: int
-    attempt: int
-    hard_seconds: float
-
-
-def message(release: Release, ring: KeyRing, grant_seconds: float) -> bytes:
-    """A release as a Celery message of protocol 2, as kombu puts it into a Redis list.
-
-    Source: Celery's documentation, "Message Protocol", version 2. The body names the run and nothing else.
-    """
-    run_id = ids.show("run", release.run)
-    body = base64.b64encode(
-        orjson.dumps([[run_id], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
-    ).decode()
-    grant = grants.Grant(
-        tenant=release.tenant,
-        run=release.run,
-        fence=release.fence,
-        task=release.task,
-        queue=release.queue,
-        body=grants.digest(body),
-        expires=int(time.time() + grant_seconds),
-    )
-    return orjson.dumps(
-        {
-            "body": body,
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": {
-                "lang": "py",
-                "task": release.task,
-                "id": run_id,
-                "root_id": run_id,
-                "parent_id": None,
-                "group": None,
-                "shadow": None,
-                "eta": None,
-                "expires": None,
-                "retries": release.attempt,
-                "timelimit": [release.hard_seconds, None],
-                "argsrepr": "(redacted)",
-                "kwargsrepr": "{}",
-                "origin": "dispatcher",
-                "ignore_result": True,
-                "replaced_task_nesting": 0,
-                "stamped_headers": None,
-                "stamps": {},
-                grants.HEADER: grants.sign(ring, grant),
-            },
-            "properties": {
-                "correlation_id": run_id,
-                "reply_to": "",
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": release.queue},
-                "priority": 0,
-                "body_encoding": "base64",
-                "delivery_tag": str(uuid.uuid4()),
-            },
-        }
-    )

@@ -1,14 +1,12 @@
 """The door for broker messages: what no grant vouches for is put aside before Celery looks at it.
 
-Celery 5.7 trusts what it reads from a queue; one malformed element ends the worker. This transport reads the element,
-checks its shape and its grant, and hands on only what the dispatcher signed.
+Celery 5.7 trusts what it reads; one malformed element ends the worker. This transport hands on only the task messages
+that the dispatcher signed, and only those control messages that kombu can read.
 """
 
 from __future__ import annotations
 
-import binascii
 import hashlib
-from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -20,9 +18,9 @@ from kombu.transport import redis
 from kombu.transport.virtual import Empty
 from kombu.utils.encoding import bytes_to_str
 
-from tasks.engine import grants
-from tasks.engine.grants import BadGrant, Grant
-from tenants import ids, names
+from tasks.engine import messages
+from tasks.engine.grants import BadGrant
+from tenants import names
 from tenants.settings import KeyRing
 
 log = structlog.get_logger(__name__)
@@ -30,75 +28,8 @@ Refuse = Callable[[str, str, str], None]
 """Called with the reason, the queue and the element's SHA-256."""
 
 _LISTS = (b"list", b"none")
-_LARGEST = 64 * 1024
-_TEXTS = ("lang", "task", "id")
-_TIME_LIMIT_OF_THE_TASK = [None, None]
-"""In place of the message's own, which nobody signed: Celery then takes the one of the registered task."""
 _REPLIES = ".reply.celery.pidbox"
 """Queues on which `celery inspect` waits for its answers; no worker reads them."""
-
-
-def check(ring: KeyRing, element: bytes, queue: str) -> dict[str, Any]:
-    """The message behind a queue's element, its shape and grant verified.
-
-    Raises:
-        BadGrant: `size`, `json`, `shape`, `body`, `missing`, `malformed`, `signature`, `mismatch` or `expired`.
-    """
-    if len(element) > _LARGEST:
-        raise BadGrant("size")
-    try:
-        payload = orjson.loads(element)
-    except ValueError:
-        raise BadGrant("json") from None
-    headers, body = _shape(payload)
-    grant = grants.read(ring, headers.get(grants.HEADER))
-    _match(grant, headers, body, queue)
-    if grants.expired(grant):
-        raise BadGrant("expired")
-    headers["timelimit"] = _TIME_LIMIT_OF_THE_TASK
-    return dict(payload)
-
-
-def _shape(payload: object) -> tuple[dict[str, Any], str]:
-    if not isinstance(payload, dict):
-        raise BadGrant("shape")
-    headers, properties, body = payload.get("headers"), payload.get("properties"), payload.get("body")
-    if not (isinstance(headers, dict) and isinstance(properties, dict) and isinstance(body, str)):
-        raise BadGrant("shape")
-    info, limits = properties.get("delivery_info"), headers.get("timelimit")
-    if (
-        any(not isinstance(headers.get(name), str) for name in _TEXTS)
-        or payload.get("content-type") != "application/json"
-        or payload.get("content-encoding") != "utf-8"
-        or properties.get("body_encoding") != "base64"
-        or not isinstance(properties.get("delivery_tag"), str)
-        or not (isinstance(info, dict) and info.get("exchange") == "" and isinstance(info.get("routing_key"), str))
-        or not (isinstance(limits, list) and len(limits) == 2 and isinstance(limits[0], int | float))
-        or limits[1] is not None
-        or not isinstance(headers.get("retries"), int)
-        or any(headers.get(name) is not None for name in ("eta", "expires", "group", "shadow", "parent_id"))
-        or headers.get("ignore_result") is not True
-    ):
-        raise BadGrant("shape")
-    try:
-        args = orjson.loads(b64decode(body, validate=True))
-    except (binascii.Error, ValueError):
-        raise BadGrant("body") from None
-    if not (isinstance(args, list) and len(args) == 3 and isinstance(args[0], list)):
-        raise BadGrant("body")
-    return headers, body
-
-
-def _match(grant: Grant, headers: dict[str, Any], body: str, queue: str) -> None:
-    """Every field that Celery acts on is the one that was signed."""
-    if (
-        headers["id"] != ids.show("run", grant.run)
-        or headers["task"] != grant.task
-        or queue != grant.queue
-        or grants.digest(body) != grant.body
-        or headers.get("root_id") != headers["id"]
-    ):
-        raise BadGrant("mismatch")
 
 
 def arm(ring: KeyRing, refuse: Refuse) -> None:
@@ -108,7 +39,7 @@ def arm(ring: KeyRing, refuse: Refuse) -> None:
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
-    """kombu's Redis channel with a guard at its one reading place."""
+    """kombu's Redis channel with a guard at its reading places."""
 
     ring: ClassVar[KeyRing] = {}
     refuse: ClassVar[Refuse] = staticmethod(lambda reason, queue, digest: None)
@@ -148,10 +79,19 @@ class Channel(redis.Channel):  # type: ignore[misc]
         if queue.endswith(_REPLIES):
             return dict(orjson.loads(element))
         try:
-            return check(self.ring, element, queue)
+            return messages.decode(self.ring, element, queue)
         except BadGrant as error:
             type(self).refuse(error.reason, queue, hashlib.sha256(element).hexdigest())
             return None
+
+    def _deliver_fanout_message(self, message: object, exchange: str) -> bool:
+        """Control messages are not signed; what kombu could not read would end the worker."""
+        try:
+            messages.parts(message)
+        except BadGrant as error:
+            type(self).refuse(error.reason, exchange, "")
+            return True
+        return bool(super()._deliver_fanout_message(message, exchange))
 
     def _size(self, queue: str) -> int:
         try:

@@ -15,11 +15,10 @@ import orjson
 import redis
 from pydantic import SecretStr
 
-from tasks import registry
-from tasks.engine import grants, publish
+from tasks.engine import grants, messages
 from tasks.engine.grants import Grant
 from tasks.engine.ledger import Ledger
-from tasks.engine.publish import Release
+from tasks.engine.messages import Release
 from tenants import ids
 from tests.support.installations import Installation
 
@@ -40,18 +39,18 @@ class Hand:
 
     def release(self, run: UUID) -> Release:
         """Release one waiting run without sending its message."""
-        ((tenant, _, task, queue, fence, _, attempt, _),) = self._ledger.call(
+        ((tenant, _, task, queue, fence, *_),) = self._ledger.call(
             "SELECT * FROM release_runs(%s, %s, %s, %s)",
             self._shard,
             self._epoch,
             [self._installation.accepted[run]],
             [run],
         )
-        return Release(tenant, run, task, queue, fence, attempt, registry.definition(task).hard_seconds)
+        return Release(tenant, run, task, queue, fence)
 
     def message(self, release: Release, grant_seconds: float = 60) -> bytes:
         """The message that the dispatcher would send."""
-        return publish.message(release, self._ring, grant_seconds)
+        return messages.encode(release, self._ring, grant_seconds)
 
     def send(self, *elements: bytes, queue: str = QUEUE) -> None:
         """Put elements into a queue, the first to be read first."""
@@ -111,7 +110,7 @@ def _no_messages() -> Iterable[Bad]:
                 },
             }
         ),
-        "shape",
+        "missing",
     )
 
 
@@ -131,13 +130,14 @@ def _ill_shaped(good: Payload) -> Iterable[Bad]:
         ("expires", 1),
         ("group", "g"),
         ("ignore_result", False),
+        ("stamped_headers", 5),
     ):
-        yield Bad(f"{name} {value!r}", _with(good, "headers", name, value), "shape")
+        yield Bad(f"{name} {value!r}", _with(good, "headers", name, value), "mismatch")
     yield Bad("no delivery tag", _with(good, "properties", "delivery_tag", None), "shape")
     yield Bad("no delivery info", _with(good, "properties", "delivery_info", None), "shape")
-    yield Bad("bad base64", orjson.dumps({**good, "body": "%%%"}), "body")
-    yield Bad("a body that is no JSON", orjson.dumps({**good, "body": "AAAA"}), "body")
-    yield Bad("a scalar body", orjson.dumps({**good, "body": base64.b64encode(b"7").decode()}), "body")
+    yield Bad("bad base64", orjson.dumps({**good, "body": "%%%"}), "shape")
+    yield Bad("a body that is no JSON", orjson.dumps({**good, "body": "AAAA"}), "mismatch")
+    yield Bad("a scalar body", orjson.dumps({**good, "body": base64.b64encode(b"7").decode()}), "mismatch")
 
 
 def _forged(hand: Hand, release: Release, good: Payload, other_tenant: UUID, other_queue: str) -> Iterable[Bad]:

@@ -88,7 +88,7 @@ def test_row_54_an_old_message_is_refused_after_the_attempt_was_given_back(
     ledger.close()
     installation.rows("SELECT * FROM requeue_runs('main', 1, '1 h', 10)")
     second = hand.release(run)
-    assert second.attempt == 0
+    assert second.fence > first.fence
     hand.send(*[hand.message(first)] * 3)
     eventually(lambda: hand.refused() == {"stale": 3})
     assert installation.states(run)[-1] == "RELEASED"
@@ -189,14 +189,32 @@ def test_a_thousand_random_damages_to_a_message_run_nothing_twice_and_kill_nobod
     assert_invariants(installation)
 
 
-def test_a_time_limit_that_nobody_signed_is_not_taken_from_the_message(
-    installation: Installation, tenant: Principal, hand: Hand
-) -> None:
-    run = installation.trigger(tenant, "diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 1})
-    message = hand.message(hand.release(run))
-    hand.send(message.replace(b'"timelimit":[7290.0', b'"timelimit":[0.0001'))
-    ended = installation.ended(tenant, run)
-    assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 1, 0)
+_ENVELOPE = (
+    b'{"headers": {}, "properties": {"delivery_info": {}, "delivery_tag": "t", "body_encoding": "base64"},'
+    b' "content-type": "application/json", "content-encoding": "utf-8", "body": "%s"}'
+)
+NO_ORDERS = [
+    b"[1]",
+    b"7",
+    b"not json",
+    b"{}",
+    b'{"headers": [], "properties": {}, "body": ""}',
+    b'{"headers": {}, "properties": {"delivery_info": {}, "delivery_tag": 1}, "body": {}}',
+    _ENVELOPE % b"e30",
+    _ENVELOPE % b"Nw==",
+]
+
+
+def test_no_control_message_ends_a_worker(installation: Installation, tenant: Principal) -> None:
+    installation.start_dispatcher()
+    installation.start_worker("w1")
+    with closing(redis.Redis.from_url(installation.redis_url)) as client:
+        for garbage in NO_ORDERS:
+            eventually(lambda garbage=garbage: client.publish("/0.celery.pidbox", garbage))  # type: ignore[misc]
+        (run,) = _trigger(installation, tenant)
+        assert installation.ended(tenant, run).attempt == 1
+    assert installation.processes["w1"].poll() is None
+    assert installation.log("w1").count("Traceback") <= 1  # A body that is no order is Celery's own to report.
     assert_invariants(installation)
 
 

@@ -166,9 +166,12 @@ def test_row_11_a_worker_asked_to_stop_finishes_what_ends_in_time(
 ) -> None:
     installation.start_dispatcher()
     installation.start_worker("w1", concurrency=1)
-    run = installation.trigger(tenant, "diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 1.5})
+    run = installation.trigger(
+        tenant, "diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 2 * LEASE_SECONDS}
+    )
     _running(installation, run)
     installation.kill("w1", signal.SIGTERM, group=False)
+    eventually(lambda: installation.rows("SELECT slots FROM workers") == [(0,)])
     installation.processes["w1"].wait(20)
     assert installation.states(run) == ["QUEUED", "RELEASED", "RUNNING", "SUCCEEDED"]
     assert not installation.rows("SELECT 1 FROM workers")

@@ -9,8 +9,8 @@ import orjson
 import pytest
 import redis
 
-from tasks.engine import publish, runs
-from tasks.engine.publish import Release
+from tasks.engine import messages, runs
+from tasks.engine.messages import Release
 from tenants import ids, names
 from tenants.context import Principal
 from tests.support.installations import Installation, eventually
@@ -114,10 +114,8 @@ def test_a_grant_for_another_tenant_fence_or_task_starts_nothing(
         task="diagnostics.marks" if altered == "task" else "diagnostics.write",
         queue="diagnostics",
         fence=7 if altered == "fence" else 0,
-        attempt=0,
-        hard_seconds=60,
     )
-    client.lpush("diagnostics", publish.message(release, installation.settings.engine.grant_keys, 60))
+    client.lpush("diagnostics", messages.encode(release, installation.settings.engine.grant_keys, 60))
     after = installation.trigger(other_tenant, "diagnostics.echo")
     assert installation.ended(other_tenant, after).state == "SUCCEEDED"
     eventually(lambda: client.llen("diagnostics") == 0)
