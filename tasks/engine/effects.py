@@ -11,8 +11,10 @@ from uuid import UUID
 import orjson
 
 from tasks.engine.ledger import Ledger
-from tasks.engine.outcomes import Fail
+from tasks.engine.outcomes import Busy, Fail
 from tenants import ids
+
+_BUSY_SECONDS = 5.0
 
 
 class Unconfirmed(Fail):
@@ -43,14 +45,17 @@ def once(door: Door, key: str, call: Callable[[str], Any], look_up: Callable[[st
 
     Raises:
         Unconfirmed: an earlier attempt died in between and there is no look-up.
+        Busy: another run of the same origin is about to do it.
         Fenced: the attempt has been replaced.
     """
     idempotency_key = hashlib.sha256(f"{door.tenant}:{key}".encode()).hexdigest()
-    fresh, confirmed, answer = door.ledger.call(
+    fresh, busy, confirmed, answer = door.ledger.call(
         "SELECT * FROM begin_effect(%s, %s, %s, %s, %s)", door.tenant, door.run, door.fence, key, ids.new()
     )[0]
     if confirmed:
         return answer
+    if busy:
+        raise Busy(_BUSY_SECONDS, f"another run is about to do {key}")
     if not fresh:
         if look_up is None:
             raise Unconfirmed(f"The effect {key} was begun by an attempt that died, and can't be looked up.")

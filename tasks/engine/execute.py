@@ -28,7 +28,6 @@ log = structlog.get_logger(__name__)
 _LARGEST_RESULT = 1024 * 1024
 _LONGEST_MESSAGE = 2000
 _SETTLE_AGAIN_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-_COMMITS = frozenset({RunState.SUCCEEDED, RunState.WAITING})
 _running: dict[int, RunContext] = {}
 """The context at work in each of this process's slots, for the soft signal."""
 
@@ -164,13 +163,16 @@ def _work(context: RunContext, claim: Claim) -> Settlement:
         if isinstance(result, BaseModel):
             result = result.model_dump(mode="json")
         _check_result(result)
-        return Settlement(RunState.SUCCEEDED, result=result)
+        return Settlement(RunState.SUCCEEDED, keep=True, result=result)
     except outcomes.Cancel as outcome:
         return Settlement(RunState.CANCELLED, note=outcome.reason)
     except outcomes.Snooze as outcome:
+        note = str(outcome)
+        return Settlement(RunState.SCHEDULED, keep=True, delay_seconds=outcome.seconds, give_back=True, note=note)
+    except outcomes.Busy as outcome:
         return Settlement(RunState.SCHEDULED, delay_seconds=outcome.seconds, give_back=True, note=str(outcome))
     except outcomes.WaitFor as outcome:
-        return Settlement(RunState.WAITING, event=outcome.event, note=str(outcome))
+        return Settlement(RunState.WAITING, keep=True, event=outcome.event, note=str(outcome))
     except outcomes.Fail as outcome:
         return _failed(outcome, str(outcome))
     except outcomes.RetryLater as outcome:
@@ -194,7 +196,7 @@ def _check_result(result: Any) -> None:
 def _settle(context: RunContext, settlement: Settlement) -> Change:
     """Commit the session with the settlement where the outcome keeps it; any other rolls back and settles alone."""
     context.begin_settling()
-    if settlement.state in _COMMITS or settlement.give_back:
+    if settlement.keep:
         try:
             return context.commit(settlement)
         except outcomes.Fenced:

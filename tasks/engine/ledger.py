@@ -51,6 +51,7 @@ class Settlement:
 
     Args:
         state: the run's next state.
+        keep: what the attempt's session holds is committed with it; else it is rolled back.
         result: the body's result, JSON.
         error: type, message, retryable, traceback.
         event: for WAITING, what the run waits for.
@@ -60,6 +61,7 @@ class Settlement:
     """
 
     state: RunState
+    keep: bool = False
     result: Any = None
     error: dict[str, Any] | None = None
     event: str | None = None

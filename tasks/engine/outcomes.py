@@ -27,6 +27,19 @@ class Snooze(Outcome):
         self.seconds = seconds
 
 
+class Busy(Outcome):
+    """What the attempt needs is held by another: come back later; the attempt does not count, its session is dropped.
+
+    Args:
+        seconds: how long to wait.
+        holder: what holds it, for people.
+    """
+
+    def __init__(self, seconds: float, holder: str) -> None:
+        super().__init__(holder)
+        self.seconds = seconds
+
+
 class RetryLater(Outcome):
     """The attempt failed and knows when to try again, as after a provider's Retry-After.
 
