@@ -37,6 +37,8 @@ _HEADS = 64
 _PAIRS = 500
 """How many tenants' queues are looked at in one query."""
 _BATCH = 500
+_BELLS = 1000
+"""How many bells are heard at once: a flood of them must not keep the dispatcher from its work."""
 _HOUSEKEEPING_SECONDS = 3600.0
 _BROKER_PAUSE_SECONDS = 0.5
 _PARTITIONS_AHEAD_DAYS = 30
@@ -154,7 +156,9 @@ class Dispatcher:
             if not self._ears.subscribed:
                 self._ears.subscribe(names.BELL)
             message = self._ears.get_message(ignore_subscribe_messages=True, timeout=seconds)
-            while message is not None:
+            for _ in range(_BELLS):
+                if message is None:
+                    break
                 self._hear(message["data"])
                 message = self._ears.get_message(ignore_subscribe_messages=True, timeout=0)
         except (redis.RedisError, OSError) as error:

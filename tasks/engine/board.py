@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from uuid import UUID
 
-_FORMAT = struct.Struct("<BBHHHIqddd16s16s")
+_FORMAT = struct.Struct("<BBHHHIqqddd16s16s")
+_TAG = struct.Struct("<q")
+_TAG_AT = struct.calcsize("<BBHHHIq")
 _EMPTY = bytes(_FORMAT.size)
 
 
@@ -88,6 +90,7 @@ class Board:
             min(slot.max_attempts, 0xFFFF),
             slot.pid,
             slot.fence,
+            0,
             slot.started,
             slot.soft_seconds,
             slot.hard_seconds,
@@ -108,18 +111,21 @@ class Board:
         """Mark the beginning or the end of a part that no soft signal interrupts."""
         self._memory[index * _FORMAT.size] = Phase.PROTECTED if protected else Phase.WORKING
 
-    def give_reason(self, index: int, reason: Reason) -> None:
-        """Leave the reason of the signal that follows."""
-        self._memory[index * _FORMAT.size + 1] = reason
+    def give_reason(self, slot: Slot, reason: Reason) -> None:
+        """Leave the reason of the signal that follows; it holds for this attempt, not for the slot's next one."""
+        start = slot.index * _FORMAT.size
+        _TAG.pack_into(self._memory, start + _TAG_AT, _tag(slot.run, slot.fence))
+        self._memory[start + 1] = reason
 
     def read(self, index: int) -> Slot | None:
         """The slot's attempt, or None where it is idle."""
         start = index * _FORMAT.size
-        phase, reason, task, attempt, most, pid, fence, started, soft, hard, tenant, run = _FORMAT.unpack(
+        phase, reason, task, attempt, most, pid, fence, tag, started, soft, hard, tenant, run = _FORMAT.unpack(
             self._memory[start : start + _FORMAT.size]
         )
         if phase == Phase.IDLE:
             return None
+        told = tag == _tag(UUID(bytes=run), fence)
         return Slot(
             index=index,
             pid=pid,
@@ -133,9 +139,14 @@ class Board:
             soft_seconds=soft,
             hard_seconds=hard,
             phase=Phase(phase),
-            reason=Reason(reason),
+            reason=Reason(reason) if told else Reason.NONE,
         )
 
     def active(self) -> list[Slot]:
         """Every attempt at work."""
         return [slot for index in range(self._slots) if (slot := self.read(index)) is not None]
+
+
+def _tag(run: UUID, fence: int) -> int:
+    """An attempt in eight bytes."""
+    return (run.int ^ fence) & 0x7FFF_FFFF_FFFF_FFFF

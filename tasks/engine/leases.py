@@ -240,7 +240,7 @@ class Keeper:
         """Tell the attempt to stop: the reason on the board, then the soft signal."""
         if not slot.same(self._board.read(slot.index)):
             return
-        self._board.give_reason(slot.index, reason)
+        self._board.give_reason(slot, reason)
         if self._kill:
             _kill(slot.pid, signal.SIGUSR1)
 
@@ -254,13 +254,13 @@ class Keeper:
         ):
             self._end(slot, Reason.FENCED)
         elif current is not None and slot.same(current):
-            self._board.give_reason(slot.index, Reason.FENCED)
+            self._board.give_reason(slot, Reason.FENCED)
 
     def _end(self, slot: Slot, reason: Reason) -> None:
         """Kill the attempt's process, if it still works on it."""
         if not slot.same(self._board.read(slot.index)):
             return
-        self._board.give_reason(slot.index, reason)
+        self._board.give_reason(slot, reason)
         log.warning("attempt_killed", run=str(slot.run), reason=reason.name)
         if self._kill:
             _kill(slot.pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ import time
 import pytest
 import redis
 
+from tasks.engine import runs
 from tasks.engine.runs import TriggerRequest
 from tenants.context import Principal
 from tests.faults.invariants import assert_invariants
@@ -126,4 +127,21 @@ def test_a_dispatcher_frozen_inside_a_release_blocks_nobody(
     installation.start_dispatcher("d2")
     for run in runs:
         assert installation.ended(tenant, run).attempt == 1
+    assert_invariants(installation)
+
+
+def test_a_run_of_a_task_that_nobody_knows_holds_up_nobody(
+    installation: Installation, tenant: Principal, other_tenant: Principal
+) -> None:
+    unknown = installation.trigger(tenant, "diagnostics.echo")
+    installation.rows("UPDATE runs SET task = 'diagnostics.of_another_version' WHERE id = %s", str(unknown))
+    installation.start_dispatcher()
+    installation.start_worker("w1")
+    eventually(lambda: "RELEASED" in installation.states(unknown))
+    for principal in (other_tenant, tenant):
+        assert installation.ended(principal, installation.trigger(principal, "diagnostics.echo")).state == "SUCCEEDED"
+    assert installation.processes["d1"].poll() is None
+    assert installation.processes["w1"].poll() is None
+    assert "RUNNING" not in installation.states(unknown)
+    installation.write(tenant, runs.cancel, unknown)
     assert_invariants(installation)

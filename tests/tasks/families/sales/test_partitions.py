@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -14,8 +15,9 @@ from sqlalchemy.orm import Session
 
 from tasks.families.sales.models import Order, OrderLine
 from tasks.families.sales.service import imports, orders, preferences, retention
+from tenants import db
 from tenants.context import Principal
-from tests.support.installations import Installation
+from tests.support.installations import Installation, eventually
 from tests.tasks.families.sales.conftest import AS_OF, load, text_of
 
 JUNE = datetime(2008, 6, 1, tzinfo=UTC)
@@ -46,6 +48,27 @@ def test_rows_that_waited_in_the_default_partition_move_in(installation: Install
     assert installation.rows("SELECT count(*) FROM sales_order_lines_default") == [(0,)]
     assert installation.rows("SELECT amount FROM sales_order_lines_p200703") == [(6,)]
     assert installation.write(tenant, lambda session: session.scalars(select(Order.number)).all()) == ["1"]
+
+
+def test_a_row_that_arrives_while_its_month_is_made_moves_in_too(installation: Installation, tenant: Principal) -> None:
+    (batch,) = imports.read(text_of("2,A1,T,2,2007-08-05,3,7,X"), ZoneInfo("UTC"), AS_OF)
+    import_id = installation.write(tenant, imports.begin, "late.csv")
+    engine = db.sync_engine(installation.addresses.app, pool_size=1)
+    with db.open_session(engine, tenant) as session, ThreadPoolExecutor(1) as pool:
+        imports.load(session, import_id, batch)
+        made = pool.submit(installation.write, tenant, orders.open_months, {datetime(2007, 8, 1, tzinfo=UTC)})
+        eventually(
+            lambda: installation.rows(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                " AND query LIKE %s",
+                "%ensure_order_partitions%",
+            )
+        )
+        session.commit()
+        assert made.result(10) == 1
+    engine.dispose()
+    assert installation.rows("SELECT amount FROM sales_order_lines_p200708") == [(6,)]
+    assert installation.rows("SELECT count(*) FROM sales_orders_default") == [(0,)]
 
 
 @pytest.mark.parametrize("month", [datetime(1900, 1, 1, tzinfo=UTC), datetime(2900, 1, 1, tzinfo=UTC)])
