@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from tenants import errors
+from schema import errors
 from tenants.errors import TenantryError
 
 _STATUS = {
@@ -38,22 +38,9 @@ def failure(status: int, code: str, message: str, **extensions: Any) -> Json:
 
 def refusal(error: TenantryError) -> Json:
     """An expected failure."""
-    match error:
-        case errors.RateLimited():
-            wait: float | None = error.retry_after_seconds
-        case errors.Unavailable():
-            wait = error.retry_after_seconds
-        case _:
-            wait = None
-    details: dict[str, Any] = {}
-    if wait:
-        details["retryAfterSeconds"] = wait
-    if isinstance(error, errors.Unauthenticated):
-        details["reason"] = error.reason
-    if isinstance(error, errors.InvalidInput):
-        details["issues"] = [{"path": list(issue.path), "message": issue.message} for issue in error.issues]
-    answer = failure(_STATUS.get(error.code, 400), error.code, error.message, **details)
-    if wait:
+    details = errors.extensions(error)
+    answer = failure(_STATUS.get(error.code, 400), message=error.message, **details)
+    if wait := details.get("retryAfterSeconds"):
         answer.headers["Retry-After"] = str(max(1, round(wait)))
     if answer.status_code == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"

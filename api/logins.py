@@ -16,7 +16,7 @@ from starlette.routing import Route
 from api import answers, auth, metrics
 from api.answers import Json
 from api.auth import Authenticator
-from api.limits import BackOff
+from api.backoff import BackOff
 from tenants import identity, signing
 from tenants.errors import InvalidInput, Issue, TenantryError, Unauthenticated, Unavailable
 from tenants.identity import Tokens

@@ -96,7 +96,7 @@ class Masked(MaskErrors):
         """The error as the client may see it; also for each result of a stream."""
         original = error.original_error
         if isinstance(original, errors.TenantryError) and not isinstance(original, errors.Misconfigured):
-            return _replaced(error, original.message, _extensions(original))
+            return _replaced(error, original.message, extensions(original))
         if error.extensions and "code" in error.extensions:
             return error
         if isinstance(error, GraphQLSyntaxError):
@@ -115,7 +115,8 @@ class Masked(MaskErrors):
         return _replaced(error, MASKED, {"code": "INTERNAL_SERVER_ERROR", "requestId": context.request_id})
 
 
-def _extensions(error: errors.TenantryError) -> dict[str, Any]:
+def extensions(error: errors.TenantryError) -> dict[str, Any]:
+    """An expected failure's code and details, as they stand beside its message."""
     known: dict[str, Any] = {"code": error.code}
     match error:
         case errors.RateLimited():

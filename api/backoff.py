@@ -1,4 +1,4 @@
-"""Limits of the edge: how often a login may be tried."""
+"""How often a login may be tried: a wait that grows with each failure."""
 
 from __future__ import annotations
 
