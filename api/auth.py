@@ -139,6 +139,8 @@ class Authenticator:
                 return "expired" if error.reason == "expired" else "revoked"
             except Unavailable:
                 pass  # What can't be asked stands: there is nothing new to deliver either.
+            except Exception:
+                log.exception("credential_not_watched")
             else:
                 if credential.expires is not None:
                     await asyncio.sleep(min(_WATCH_SECONDS, max(0.0, credential.expires - time.time())))

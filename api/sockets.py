@@ -13,11 +13,16 @@ from starlette.websockets import WebSocketState
 from strawberry.asgi import ASGIWebSocketAdapter
 from strawberry.http.exceptions import NonJsonMessageReceived, NonTextMessageReceived
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler
-from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, Message
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
+    ConnectionInitMessage,
+    Message,
+    SubscribeMessage,
+)
 
 from api import auth, metrics
+from schema import errors
 from schema.context import Context
-from tenants.errors import Unauthenticated, Unavailable
+from tenants.errors import InvalidInput, TenantryError, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from api.graphql import View
@@ -41,7 +46,7 @@ class Socket(ASGIWebSocketAdapter):
             text = frame.get("text")
             if text is None:
                 raise NonTextMessageReceived
-            self.last_size = len(text)
+            self.last_size = len(text.encode())
             if self.last_size > most:
                 await self.close(_TOO_BIG, "Message too big")
                 return
@@ -60,6 +65,7 @@ class Socket(ASGIWebSocketAdapter):
 class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
     """The protocol, with every frame checked, and with the credential checked for as long as the socket lives."""
 
+    _text = ""
     _watch: asyncio.Task[None] | None = None
 
     async def handle(self) -> None:
@@ -72,13 +78,22 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         if problem := _malformed(message):
             await self.handle_invalid_message(problem)
             return
-        if message["type"] == "subscribe":
-            refusal = self._too_large(cast("dict[str, Any]", message))
-            if refusal is not None and self.connection_acknowledged:
-                error = {"message": refusal, "extensions": {"code": "BAD_USER_INPUT"}}
-                await self.websocket.send_json({"id": message["id"], "type": "error", "payload": [error]})
-                return
         await super().handle_message(message)
+
+    async def handle_subscribe(self, message: SubscribeMessage) -> None:
+        """Start an operation for whom the credential speaks now, which may be less than when the socket was opened."""
+        if self.connection_acknowledged:
+            try:
+                self._refuse_too_large(message)
+                await cast("View", self.view).admit(self.context, self._text)
+            except Unauthenticated as refusal:
+                await self._close(refusal.reason)
+                return
+            except TenantryError as refusal:
+                payload = [{"message": refusal.message, "extensions": errors.extensions(refusal)}]
+                await self.websocket.send_json({"id": message["id"], "type": "error", "payload": payload})
+                return
+        await super().handle_subscribe(message)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
         """Let the caller in, or close with 4401 for a credential that will not do and 4403 for one that has expired."""
@@ -86,8 +101,8 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             await super().handle_connection_init(message)
             return
         try:
-            text = self._credential(message.get("payload") or {})
-            await cast("View", self.view).admit(self.context, text)
+            self._text = self._credential(message.get("payload") or {})
+            await cast("View", self.view).admit(self.context, self._text)
         except Unauthenticated as refusal:
             await self._close(refusal.reason)
             return
@@ -95,7 +110,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             await self.websocket.close(_AGAIN, "Try again later")
             return
         await super().handle_connection_init(message)
-        self._watch = asyncio.create_task(self._end_with(text))
+        self._watch = asyncio.create_task(self._end_with_credential())
 
     async def shutdown(self) -> None:
         """End what runs for this socket."""
@@ -114,13 +129,13 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         assert text is not None
         return text
 
-    def _too_large(self, message: dict[str, Any]) -> str | None:
+    def _refuse_too_large(self, message: SubscribeMessage) -> None:
         size = cast("Socket", self.websocket).last_size
-        return cast("View", self.view).too_large(message["payload"]["query"], size)
+        if refusal := cast("View", self.view).too_large(message["payload"]["query"], size):
+            raise InvalidInput(refusal)
 
-    async def _end_with(self, text: str) -> None:
-        """Close the socket when its credential ends."""
-        await self._close(await cast("View", self.view).authenticator.watch(text))
+    async def _end_with_credential(self) -> None:
+        await self._close(await cast("View", self.view).authenticator.watch(self._text))
 
     async def _close(self, reason: str) -> None:
         # Clients stop at 4401, and come back with a new token at 4403.

@@ -179,6 +179,43 @@ def test_a_suspended_tenant_reads_and_changes_nothing(api: Api, tenant: Principa
         assert answer["problem"] == {"code": "TENANT_SUSPENDED"}
 
 
+def test_a_tenant_suspended_since_changes_nothing_over_an_open_socket(api: Api, tenant: Principal) -> None:
+    caller = api.caller(tenant)
+    key = {"name": "a key", "scopes": ["runs:read"]}
+    with streams.socket(caller) as socket:
+        socket.subscribe(CREATE, i=key)
+        [before] = socket.updates("createApiKey")
+        assert before["success"] is True
+        api.installation.rows("UPDATE tenants SET suspended_at = now() WHERE id = %s", str(tenant.tenant))
+        eventually(lambda: not _key(caller, **key)["success"], 5)
+        keys_before = api.installation.rows("SELECT count(*) FROM api_keys WHERE tenant_id = %s", str(tenant.tenant))
+        socket.subscribe(CREATE, i=key)
+        [after] = socket.updates("createApiKey")
+        assert (after["success"], after["problem"]["code"]) == (False, "TENANT_SUSPENDED")
+        keys_after = api.installation.rows("SELECT count(*) FROM api_keys WHERE tenant_id = %s", str(tenant.tenant))
+        assert keys_after == keys_before
+        socket.subscribe("{ runs { totalCount } }")
+        assert [*socket.updates("runs")] == [{"totalCount": 0}]
+
+
+def test_a_credential_that_could_not_be_watched_for_a_while_ends_its_socket_all_the_same(
+    api: Api, tenant: Principal
+) -> None:
+    admin, caller = api.caller(tenant), api.caller(tenant)
+    assert caller.key_id is not None
+    key = ids.show("key", caller.key_id)
+    look_up = "EXECUTE ON FUNCTION find_api_key(text)"
+    with streams.socket(caller) as socket:
+        socket.subscribe(streams.ALL_UPDATES)
+        api.installation.rows(f"REVOKE {look_up} FROM tenantry_app")
+        try:
+            eventually(lambda: "credential_not_watched" in api.installation.log(api.name), 10)
+        finally:
+            api.installation.rows(f"GRANT {look_up} TO tenantry_app")
+        eventually(lambda: admin.post(REVOKE, {"i": key}).status_code == 200, 5)
+        assert socket.closed() == 4401
+
+
 def test_keys_of_the_operators_are_operators(api: Api) -> None:
     viewer = api.operator().ask("{ viewer { kind tenant { slug } } }")["viewer"]
     assert viewer == {"kind": "OPERATOR", "tenant": {"slug": "_operator"}}

@@ -17,6 +17,7 @@ from tests.support.apis import Api, Caller
 from tests.support.installations import eventually
 
 PASSWORD = "correct horse battery staple"
+TRIGGER = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) { problem { code } } }'
 WHO = "{ viewer { kind email role scopes } }"
 
 
@@ -199,6 +200,23 @@ def test_a_removed_members_socket_is_closed(api: Api, tenant: Principal, slug: s
         socket.subscribe(streams.ALL_UPDATES)
         api.installation.write(tenant, identity.leave, leaver)
         assert socket.closed(6) == 4401
+
+
+def test_a_demoted_member_may_do_less_over_an_open_socket(
+    api: Api, tenant: Principal, slug: str, join: Callable[..., UUID]
+) -> None:
+    member = join("niklaus@example.org", Role.MEMBER)
+    caller = _caller(api, _log_in(api, slug, "niklaus@example.org").json()["accessToken"])
+    with streams.socket(caller) as socket:
+        socket.subscribe(TRIGGER)
+        [before] = socket.updates("triggerBackgroundTask")
+        assert before["problem"] is None
+        api.installation.write(tenant, identity.join, member, Role.VIEWER)
+        refused = {"code": "FORBIDDEN"}
+        eventually(lambda: caller.ask(TRIGGER)["triggerBackgroundTask"]["problem"] == refused, 5)
+        socket.subscribe(TRIGGER)
+        [after] = socket.updates("triggerBackgroundTask")
+        assert after["problem"] == refused
 
 
 def test_a_socket_ends_with_its_token_and_may_come_back_with_a_new_one(

@@ -149,6 +149,9 @@ def test_a_large_frame_is_only_for_bulk_triggers(api: Api, tenant: Principal) ->
         socket.subscribe("query($f: RunFilter) { runs(filter: $f) { totalCount } }", f={"family": "x" * 300_000})
         answer = socket.receive()
         assert (answer["type"], answer["payload"][0]["extensions"]["code"]) == ("error", "BAD_USER_INPUT")
+        payload = {"query": "{ __typename }", "variables": {"ignored": "€" * 100_000}}
+        socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}, ensure_ascii=False))
+        assert socket.receive()["type"] == "error"
         socket.subscribe("{ __typename }", variables_are_ignored="x" * 2_500_000)
         assert socket.closed() == 1009
 
