@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection, Engine, MetaData, create_engine, event, text
 from sqlalchemy.dialects.postgresql import UUID as PgUUID
@@ -30,6 +31,8 @@ _ENTER = text(
     " set_config('idle_in_transaction_session_timeout', :idle, true)"
 )
 _IDLE_SECONDS = 30
+_SHARES = 4
+"""A tenant may hold one in so many of the pool's connections at once."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -118,13 +121,17 @@ def sync_engine(address: str, *, pool_size: int = 2, application: str = "tenantr
         pool_size=pool_size,
         max_overflow=0,
         pool_pre_ping=True,
+        hide_parameters=True,
         isolation_level="READ COMMITTED",
         connect_args={"application_name": application, "connect_timeout": 5},
     )
 
 
 class AsyncDatabase:
-    """The API's door: a bounded pool over asyncpg, one short session for each service call."""
+    """The API's door: a bounded pool over asyncpg, one short session for each service call.
+
+    However much a tenant asks for at once, it holds a share of the pool, and each of its statements ends in time.
+    """
 
     def __init__(self, address: Address) -> None:
         self.engine: AsyncEngine = create_async_engine(
@@ -132,11 +139,21 @@ class AsyncDatabase:
             pool_size=address.pool_size,
             max_overflow=0,  # A connection beyond the pool would be opened and closed for each call.
             pool_timeout=address.pool_wait_seconds,
+            hide_parameters=True,
             isolation_level="READ COMMITTED",
-            connect_args={"timeout": 5, "server_settings": {"application_name": "tenantry-api"}},
+            # Of the connection and not of the transaction: a single statement has no other before it to set this.
+            connect_args={
+                "timeout": 5,
+                "server_settings": {
+                    "application_name": "tenantry-api",
+                    "statement_timeout": f"{address.statement_seconds * 1000:.0f}",
+                },
+            },
         )
         self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._places = asyncio.Semaphore(address.pool_size)
+        self._share = max(1, address.pool_size // _SHARES)
+        self._shares: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
         self._wait_seconds = address.pool_wait_seconds
 
     @asynccontextmanager
@@ -149,46 +166,57 @@ class AsyncDatabase:
             principal: whose tenant it stands in; None for a look-up by one function, before a tenant is known.
 
         Raises:
-            Unavailable: the database can't be reached, or no connection came free in time.
+            Unavailable: the database can't be reached, no connection came free in time, or a statement took too long.
         """
         single = bool(getattr(service, "single_statement", False))
         info: dict[str, Any] = {"principal": principal, "read_only": read_only, "single_statement": single}
-        try:
-            async with asyncio.timeout(self._wait_seconds):
-                await self._places.acquire()
-        except TimeoutError:
-            raise Unavailable("The database is busy: try again in a second.", retry_after_seconds=1) from None
-        try:
-            async with AsyncSession(
-                self._autocommit if single else self.engine,
-                sync_session_class=TenantSession,
-                info=info,
-                expire_on_commit=False,
-            ) as session:
-                yield session
-                if not single:
-                    await session.commit()
-        except Exception as error:
-            if _is_outage(error):
-                raise Unavailable(
-                    "The database can't be reached: try again in a second.", retry_after_seconds=1
-                ) from error
-            raise
-        finally:
-            self._places.release()
+        async with self._place(principal):
+            try:
+                async with AsyncSession(
+                    self._autocommit if single else self.engine,
+                    sync_session_class=TenantSession,
+                    info=info,
+                    expire_on_commit=False,
+                ) as session:
+                    yield session
+                    if not single:
+                        await session.commit()
+            except Exception as error:
+                if problem := _problem(error):
+                    raise Unavailable(f"{problem}: try again in a second.", retry_after_seconds=1) from error
+                raise
 
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
 
+    @asynccontextmanager
+    async def _place(self, principal: Principal | None) -> AsyncIterator[None]:
+        """A place in the pool, and before it one in the tenant's share: who has used up its share queues by itself."""
+        async with AsyncExitStack() as places:
+            try:
+                async with asyncio.timeout(self._wait_seconds):
+                    if principal is not None:
+                        # Forgotten once nobody holds it or waits for it.
+                        share = self._shares.setdefault(principal.tenant, asyncio.Semaphore(self._share))
+                        await places.enter_async_context(share)
+                    await places.enter_async_context(self._places)
+            except TimeoutError:
+                raise Unavailable("The database is busy: try again in a second.", retry_after_seconds=1) from None
+            yield
 
-def _is_outage(error: Exception) -> bool:
-    """Whether an error says that the server is away, starting, stopping or full, and not that a statement is wrong."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
+
+def _problem(error: Exception) -> str | None:
+    """What a caller is told of an error that is not its statement's fault; None for one that is."""
     state = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
-    return isinstance(error, (OSError, PoolTimeout)) or state[:2] == "08" or state in _OUTAGES
+    if state == _TOOK_TOO_LONG:
+        return "This took the database too long"
+    invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
+    if invalidated or isinstance(error, (OSError, PoolTimeout)) or state[:2] == "08" or state in _OUTAGES:
+        return "The database can't be reached"
+    return None
 
 
+_TOOK_TOO_LONG = "57014"
 _OUTAGES = {"53300", "57P01", "57P02", "57P03"}
 """Too many connections; the server is stopping, has crashed, or is starting. Source: PostgreSQL, appendix A."""

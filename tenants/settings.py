@@ -64,6 +64,7 @@ class Database(BaseModel):
     owner_url: PostgresAddress = ""
     pool_size: int = Field(16, ge=1)
     pool_wait_seconds: float = Field(2.0, gt=0)
+    statement_seconds: float = Field(5.0, ge=0.1)
 
 
 class Redis(BaseModel):

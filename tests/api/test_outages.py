@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import httpx2
+import psycopg2
 import pytest
 
 from tenants.context import Principal
@@ -93,6 +95,38 @@ def test_without_postgresql_callers_are_told_to_come_back_and_find_it_back_soon(
         back = time.monotonic()
         eventually(lambda: caller.post(TRIGGER).status_code == 200, 5)
         assert time.monotonic() - back < 5
+        assert "Traceback" not in api.installation.log(api.name)
+
+
+def test_without_postgresql_an_open_socket_stays_and_says_so(
+    installation: Installation, tenant: Principal, postgres_proxy: Proxy
+) -> None:
+    address = postgres_proxy.through(installation.addresses.app)
+    with apis.running(installation, "absent", DATABASE_URL=address, TENANTRY_AUTH__CACHE_SECONDS="0") as api:
+        with streams.socket(api.caller(tenant)) as socket:
+            there = _take_away(postgres_proxy)
+            socket.subscribe("{ viewer { kind } }")
+            answer = socket.receive()
+            assert (answer["type"], answer["payload"][0]["extensions"]["code"]) == ("error", "UNAVAILABLE")
+            postgres_proxy.target = there
+            socket.subscribe("{ viewer { kind } }")
+            assert socket.receive()["payload"] == {"data": {"viewer": {"kind": "API_KEY"}}}
+        assert "Traceback" not in api.installation.log(api.name)
+
+
+def test_a_statement_that_takes_too_long_is_answered_like_an_absent_database(
+    installation: Installation, tenant: Principal
+) -> None:
+    with apis.running(installation, "impatient", TENANTRY_DATABASE__STATEMENT_SECONDS="0.3") as api:
+        caller = api.caller(tenant)
+        caller.ask(TRIGGER)
+        with closing(psycopg2.connect(installation.addresses.owner)) as owner, owner.cursor() as cursor:
+            cursor.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+            for query in (TRIGGER, "{ runs { totalCount } }"):
+                answer = caller.post(query)
+                assert answer.status_code == 503
+                assert answer.json()["errors"][0]["extensions"] == {"code": "UNAVAILABLE", "retryAfterSeconds": 1}
+        assert caller.ask("{ runs { totalCount } }")["runs"]["totalCount"] == 1
         assert "Traceback" not in api.installation.log(api.name)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from uuid import UUID
 
@@ -16,10 +18,12 @@ from tasks.families.diagnostics import service
 from tasks.families.diagnostics.models import Mark
 from tenants import db, ids
 from tenants.context import Principal, Scope
+from tenants.errors import Unavailable
 from tenants.settings import Database
 from tests.support.installations import Installation
 
 TRANSACTIONS = 1000
+_LOCK = 7
 
 
 class Interrupted(Exception):
@@ -65,6 +69,15 @@ def _write_and_fail(session: Session) -> None:
 
 def _break(session: Session) -> None:
     session.execute(text("SELECT 1 / 0"))
+
+
+def _wait_for_lock(session: Session) -> None:
+    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+
+
+@db.single_statement
+def _sleep(session: Session) -> None:
+    session.execute(select(func.pg_sleep(60)))
 
 
 async def _nothing(notices: list[object]) -> None:
@@ -155,3 +168,51 @@ def test_a_session_cannot_be_talked_into_another_tenant_by_its_values(engine: En
         service.mark(session, hostile, hostile, ids.new(), 1)
         assert _seen(session) == {ours.tenant}
         session.rollback()
+
+
+async def test_a_tenant_that_asks_for_ever_more_leaves_room_for_others(
+    installation: Installation, pair: list[Principal]
+) -> None:
+    address = Database(url=installation.addresses.app, pool_size=8, pool_wait_seconds=0.5, statement_seconds=60)
+    pool = db.AsyncDatabase(address)
+    greedy, modest = pair
+    with installation.locked(_LOCK):
+        waiting = [asyncio.ensure_future(Scope(greedy, pool, _nothing).read(_wait_for_lock)) for _ in range(20)]
+        await asyncio.wait(waiting, timeout=10, return_when=asyncio.FIRST_EXCEPTION)
+        assert await Scope(modest, pool, _nothing).read(_seen) == {modest.tenant}
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(answer) for answer in answers].count(Unavailable) == 18
+    assert [answer for answer in answers if not isinstance(answer, Unavailable)] == [None, None]
+    assert await Scope(greedy, pool, _nothing).read(_seen) == {greedy.tenant}
+    del waiting, answers  # Their exceptions hold the frames that waited.
+    gc.collect()
+    assert not pool._shares, "what no tenant uses is forgotten"
+    await pool.close()
+
+
+async def test_a_statement_that_takes_too_long_is_ended(installation: Installation, pair: list[Principal]) -> None:
+    pool = db.AsyncDatabase(Database(url=installation.addresses.app, pool_size=1, statement_seconds=0.2))
+    scope = Scope(pair[0], pool, _nothing)
+    for attempt in (scope.read(_seen, 60.0), scope.write(_seen, 60.0), scope.read(_sleep)):
+        with pytest.raises(Unavailable, match="too long"):
+            await attempt
+    assert await scope.read(_seen) == {scope.principal.tenant}
+    await pool.close()
+
+
+async def test_an_error_tells_nothing_of_a_tenants_values(
+    pool: db.AsyncDatabase, engine: Engine, pair: list[Principal]
+) -> None:
+    row = {"user": ids.new(), "role": "a private value"}
+
+    def refused(session: Session) -> None:
+        session.execute(text("INSERT INTO memberships (user_id, role) VALUES (:user, :role)"), row)
+
+    with pytest.raises(DBAPIError) as asynchronous:
+        await Scope(pair[0], pool, _nothing).write(refused)
+    with db.open_session(engine, pair[0]) as session, pytest.raises(DBAPIError) as synchronous:
+        refused(session)
+    for error in (asynchronous.value, synchronous.value):
+        shown = "".join(traceback.format_exception(error))
+        assert "ck_memberships_role" in shown
+        assert "a private value" not in shown

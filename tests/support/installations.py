@@ -8,8 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,6 +149,13 @@ class Installation:
             with connection.cursor() as cursor:
                 cursor.execute(statement, values)
                 return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def locked(self, number: int) -> Iterator[None]:
+        """Hold an advisory lock of the database."""
+        with closing(psycopg2.connect(self.addresses.owner)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", (number,))
+            yield
 
     def tenant(self, slug: str, *families: str) -> Principal:
         """Make a tenant; an API key's principal with every scope in it."""
