@@ -51,6 +51,12 @@ class Pending:
     progress: tuple[float, float | None, str | None] | None = None
     merged: int = 0
 
+    def put(self, event: Event) -> None:
+        """A change; of many only the number of the newest is kept, and the ledger has the others."""
+        if len(self.events) < _KEPT_EVENTS:
+            self.events.append(event)
+        self.newest = max(self.newest, event.sequence)
+
 
 class Subscriber:
     """One open subscription. Its buffer is bounded: what does not fit is read from the ledger."""
@@ -71,9 +77,7 @@ class Subscriber:
         """An event has come."""
         if (pending := self._of(event.run)) is None:
             return
-        if len(pending.events) < _KEPT_EVENTS:
-            pending.events.append(event)
-        pending.newest = max(pending.newest, event.sequence)
+        pending.put(event)
         self.ready.set()
 
     def put_progress(self, run: UUID, progress: tuple[float, float | None, str | None]) -> None:
@@ -86,10 +90,23 @@ class Subscriber:
         self.ready.set()
 
     def take(self) -> tuple[dict[UUID, Pending], Position | None]:
-        """All that waits, and the position that is reached once it has been sent."""
+        """All that waits, and the position that is reached once it has been sent; None where some had no room."""
         taken, self.pending = self.pending, {}
+        overflown, self.overflown = self.overflown, False
         self.ready.clear()
-        return taken, self.reached
+        return taken, None if overflown else self.reached
+
+    def awaits(self, events: list[Event]) -> bool:
+        """Whether the events are all there is to tell. Of a single run that is one of its own at least."""
+        return not isinstance(self.wanted, UUID) or any(event.run == self.wanted for event in events)
+
+    def pick(self, events: list[Event]) -> dict[UUID, Pending]:
+        """Those of the events that it wants, beside those that wait."""
+        picked: dict[UUID, Pending] = {}
+        for event in events:
+            if self.wanted == event.run or not isinstance(self.wanted, UUID):
+                picked.setdefault(event.run, Pending()).put(event)
+        return picked
 
     def forget_ended(self) -> None:
         """Ended runs are remembered for a while, since the ledger tells of them once more."""
@@ -149,11 +166,14 @@ class Feed:
         for subscriber in self.interested(run):
             subscriber.put(event)
 
-    def reach(self, position: Position, events: list[Event]) -> None:
-        """The ledger has been read up to the position."""
+    def put(self, events: list[Event]) -> None:
+        """Events of the ledger."""
         for event in events:
             for subscriber in self.interested(event.run):
                 subscriber.put(event)
+
+    def reach(self, position: Position) -> None:
+        """The ledger has been read up to the position."""
         self.position = position
         for subscriber in [*self.everything, *(one for group in self.single.values() for one in group)]:
             subscriber.reached = position

@@ -27,16 +27,18 @@ from tenants.settings import KeyRing
 
 _HERE = text("SELECT pg_current_snapshot()::text, installation_identity()")
 _SINCE = text("""
-SELECT s.snapshot::text, e.run_id, e.sequence, e.state, e.attempt, e.at
-FROM (SELECT pg_current_snapshot() AS snapshot) s
+SELECT s.upto::text AS upto, e.xid::text AS xid, e.run_id, e.sequence, e.state, e.attempt, e.at
+FROM (SELECT coalesce(CAST(CAST(:upto AS text) AS pg_snapshot), pg_current_snapshot()) AS upto) s
 LEFT JOIN LATERAL (
-  SELECT run_id, sequence, state, attempt, at FROM run_events
-  WHERE xid >= CAST(CAST(:xmin AS text) AS xid8)
+  SELECT xid, run_id, sequence, state, attempt, at FROM run_events
+  WHERE (xid, run_id, sequence) > (CAST(CAST(:xid AS text) AS xid8), CAST(:run AS uuid), CAST(:sequence AS int))
     AND NOT pg_visible_in_snapshot(xid, CAST(CAST(:snapshot AS text) AS pg_snapshot))
+    AND pg_visible_in_snapshot(xid, s.upto)
   ORDER BY xid, run_id, sequence LIMIT :most
 ) e ON true
 """)
-MOST_EVENTS = 10_000
+_PAGE = 1000
+_FIRST_RUN = UUID(int=0)
 _MOST_SNAPSHOTS = 1000
 
 
@@ -67,6 +69,20 @@ class Event:
     state: str
     attempt: int
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the events that a position does not see.
+
+    Args:
+        upto: the position that is reached with the last page.
+        rest: what the next page begins after: transaction, run, sequence. None on the last page.
+    """
+
+    upto: Position
+    events: list[Event]
+    rest: tuple[str, UUID, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +130,32 @@ def snapshot(session: Session, wanted: UUID | RunFilter) -> Snapshot:
     return Snapshot(position, found, runs.progress_of(session, [run.id for run in found]))
 
 
-def since(session: Session, position: Position) -> tuple[Position, list[Event]]:
-    """The tenant's events that the position does not see, in an order that keeps each run's; and the new position.
+def since(session: Session, position: Position, before: Page | None = None, *, most: int = _PAGE) -> Page:
+    """A page of the tenant's events that the position does not see.
 
-    Where there are more than `MOST_EVENTS`, the position returned is the old one: ask again for the rest by a snapshot.
+    All pages are of the moment of the first one, in the order of their transactions, which need not be a run's own.
+
+    Args:
+        before: the page before; None for the first.
+        most: how many events a page has at most.
     """
-    rows = session.execute(_SINCE, {"xmin": position.xmin, "snapshot": position.snapshot, "most": MOST_EVENTS}).all()
-    events = [Event(*row[1:]) for row in rows if row[1] is not None]
-    events.sort(key=lambda event: (event.run, event.sequence))
-    if len(events) >= MOST_EVENTS:
-        return position, events
-    return Position(rows[0][0], position.database), events
+    xid, run, sequence = (before and before.rest) or (position.xmin, _FIRST_RUN, 0)
+    wanted = {
+        "upto": before and before.upto.snapshot,
+        "xid": xid,
+        "run": run,
+        "sequence": sequence,
+        "snapshot": position.snapshot,
+        "most": most,
+    }
+    rows = session.execute(_SINCE, wanted).all()
+    events = [Event(*row[2:]) for row in rows if row.run_id is not None]
+    last = rows[-1]
+    return Page(
+        Position(last.upto, position.database),
+        events,
+        rest=(last.xid, last.run_id, last.sequence) if len(events) == most else None,
+    )
 
 
 def between(session: Session, wanted: Sequence[tuple[UUID, int, int]]) -> list[Event]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -31,6 +31,10 @@ from tenants.settings import Settings
 
 log = structlog.get_logger(__name__)
 _POLL_SECONDS = 2.0
+_POLLS = 8
+"""How many tenants' polls ask the ledger at once."""
+_MOST_MISSED = 10_000
+"""Events that are made up for after a break: a client that missed more begins anew."""
 _BLOCK_MILLISECONDS = 1000
 _BATCH = 1000
 _RETRY_SECONDS = 0.5
@@ -50,11 +54,12 @@ class Hub:
         )
         self._feeds: dict[UUID, Feed] = {}
         self._changed = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._polls = asyncio.Semaphore(_POLLS)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to read."""
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._poll())]
+        self._run(self._read())
 
     async def close(self) -> None:
         """Stop reading."""
@@ -79,34 +84,34 @@ class Hub:
         position = None
         if after is not None:
             position = positions.unseal(self._ring, tenant, after, self._oldest_seconds)
-        feed = await self._join(scope, subscriber)
+        feed = self._feeds.get(tenant)
+        new = feed is None
+        if feed is None:
+            feed = self._feeds[tenant] = Feed(scope)
+        # Follow before the snapshot is taken, so that nothing falls between the two.
+        feed.add(subscriber)
+        feed.scope = scope
         try:
+            if new:
+                await self._open(tenant, feed)
             async for update in self._begin(scope, subscriber, position, reset=after is not None):
                 yield update
             while not self._over(subscriber):
                 await subscriber.ready.wait()
-                for update in await self._drain(scope, subscriber):
+                async for update in self._drain(scope, subscriber):
                     yield update
         finally:
             feed.remove(subscriber)
             if feed.empty() and self._feeds.get(tenant) is feed:
                 del self._feeds[tenant]
 
-    async def _join(self, scope: Scope, subscriber: Subscriber) -> Feed:
-        """Follow before the snapshot is taken, so that nothing falls between the two."""
-        tenant = scope.principal.tenant
-        feed = self._feeds.get(tenant)
-        if feed is None:
-            feed = self._feeds[tenant] = Feed(scope)
-            feed.add(subscriber)
-            with contextlib.suppress(redis.RedisError, OSError):
-                newest: Any = await self._client.xrevrange(names.stream(tenant), count=1)
-                feed.last_id = newest[0][0].decode() if newest else "0"
-            self._changed.set()
-            return feed
-        feed.add(subscriber)
-        feed.scope = scope
-        return feed
+    async def _open(self, tenant: UUID, feed: Feed) -> None:
+        """Begin to read for a tenant that had no subscriber before."""
+        self._run(self._poll(tenant, feed))
+        with contextlib.suppress(redis.RedisError, OSError):
+            newest: Any = await self._client.xrevrange(names.stream(tenant), count=1)
+            feed.last_id = newest[0][0].decode() if newest else "0"
+        self._changed.set()
 
     async def _begin(
         self, scope: Scope, subscriber: Subscriber, position: Position | None, *, reset: bool
@@ -116,18 +121,17 @@ class Hub:
         feed = self._feeds[scope.principal.tenant]
         feed.position = feed.position or found.position
         if position is not None and position.database == found.position.database:
-            reached, events = await scope.read(positions.since, position)
-            if reached is not position:
-                subscriber.safe, subscriber.reached = position, reached
-                for event in events:
+            missed = await scope.read(positions.since, position, most=_MOST_MISSED)
+            reset = missed.rest is not None
+            if not reset and subscriber.awaits(missed.events):
+                subscriber.safe, subscriber.reached = position, missed.upto
+                for event in missed.events:
                     subscriber.put(event)
-                for update in await self._drain(scope, subscriber, resumed=True):
+                async for update in self._drain(scope, subscriber, resumed=True):
                     yield update
                 for run in found.runs:
                     subscriber.seen.setdefault(run.id, (run.sequence, run.state, run.attempt))
-                if not isinstance(subscriber.wanted, UUID) or events:
-                    return
-                reset = False
+                return
         subscriber.safe = subscriber.reached = found.position
         cursor = self._seal(scope, found.position)
         if reset:
@@ -145,12 +149,25 @@ class Hub:
             updates.append(Update("SNAPSHOT", cursor, now, run.id, run.sequence, run.state, run.attempt, progress))
         return updates
 
-    async def _drain(self, scope: Scope, subscriber: Subscriber, *, resumed: bool = False) -> list[Update]:
-        """What waits, each run in order and without a gap."""
-        if subscriber.overflown:
-            subscriber.overflown = False
-            await self._catch_up(scope, subscriber)
+    async def _drain(self, scope: Scope, subscriber: Subscriber, *, resumed: bool = False) -> AsyncIterator[Update]:
+        """What waits, each run in order and without a gap; from the ledger, page by page, what had no room to wait."""
         taken, reached = subscriber.take()
+        for update in await self._updates(scope, subscriber, taken, resumed=resumed):
+            yield update
+        if reached is None:
+            assert subscriber.safe is not None
+            page = None
+            while page is None or page.rest is not None:
+                page = await scope.read(positions.since, subscriber.safe, page)
+                for update in await self._updates(scope, subscriber, subscriber.pick(page.events), resumed=False):
+                    yield update
+            reached = subscriber.reached = page.upto
+        subscriber.safe = reached
+        subscriber.forget_ended()
+
+    async def _updates(
+        self, scope: Scope, subscriber: Subscriber, taken: dict[UUID, Pending], *, resumed: bool
+    ) -> list[Update]:
         assert subscriber.safe is not None
         cursor = self._seal(scope, subscriber.safe)
         await self._admit(scope, subscriber, taken, resumed=resumed)
@@ -159,8 +176,6 @@ class Hub:
         for run, pending in taken.items():
             if run in subscriber.seen:
                 updates += _in_order(subscriber, run, pending, cursor)
-        subscriber.safe = reached
-        subscriber.forget_ended()
         return updates
 
     async def _admit(self, scope: Scope, subscriber: Subscriber, taken: dict[UUID, Pending], *, resumed: bool) -> None:
@@ -190,13 +205,6 @@ class Hub:
         if gaps:
             for event in await scope.read(positions.between, gaps):
                 taken[event.run].events.append(event)
-
-    async def _catch_up(self, scope: Scope, subscriber: Subscriber) -> None:
-        """The buffer was full: read what came from the ledger."""
-        assert subscriber.safe is not None
-        subscriber.reached, events = await scope.read(positions.since, subscriber.safe)
-        for event in events:
-            subscriber.put(event)
 
     def _seal(self, scope: Scope, position: Position) -> str:
         return positions.seal(self._ring, scope.principal.tenant, position)
@@ -236,19 +244,30 @@ class Hub:
                 feed.last_id = entry_id.decode()
                 feed.hear(fields.get(b"u", b""))
 
-    async def _poll(self) -> None:
-        """Ask the ledger, now and then, for what Redis may have lost."""
+    async def _poll(self, tenant: UUID, feed: Feed) -> None:
+        """Ask the ledger, now and then, for what Redis may have lost, for as long as the tenant has subscribers."""
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            for feed in list(self._feeds.values()):
-                if feed.position is None:
-                    continue
-                try:
-                    feed.reach(*await feed.scope.read(positions.since, feed.position))
-                except (TenantryError, OSError) as error:
-                    log.warning("ledger_not_read", error=type(error).__name__)
-                except Exception:
-                    log.exception("ledger_not_read")
+            if self._feeds.get(tenant) is not feed:
+                return
+            if feed.position is None:
+                continue
+            page = None
+            try:
+                while page is None or page.rest is not None:
+                    async with self._polls:
+                        page = await feed.scope.read(positions.since, feed.position, page)
+                    feed.put(page.events)
+                feed.reach(page.upto)
+            except (TenantryError, OSError) as error:
+                log.warning("ledger_not_read", error=type(error).__name__)
+            except Exception:
+                log.exception("ledger_not_read")
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _in_order(subscriber: Subscriber, run: UUID, pending: Pending, cursor: str) -> list[Update]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
 
+from tasks.engine import positions, runs
+from tasks.engine.positions import Page, Position
 from tasks.engine.runs import RunFilter
 from tasks.engine.states import RunState
 from tasks.engine.streams import Hub, Update
+from tenants import ids
 from tenants.context import Principal, Scope
 from tenants.db import AsyncDatabase
 from tenants.errors import InvalidInput, NotFound
@@ -71,6 +76,27 @@ def changes(updates: list[Update]) -> list[tuple[int | None, str | None]]:
     return [(update.sequence, update.state) for update in updates if update.kind != "PROGRESS"]
 
 
+async def begun(installation: Installation, tenant: Principal, updates: AsyncIterator[Update]) -> AsyncIterator[Update]:
+    """A subscription that is in place: it has told of a run that waits for longer than any test."""
+    waiting = await asyncio.to_thread(
+        installation.trigger, tenant, "diagnostics.echo", {"value": 0}, delay_seconds=3600
+    )
+    first = await anext(updates)
+    assert (first.kind, first.run_id) == ("SNAPSHOT", waiting)
+    return updates
+
+
+def many_events(installation: Installation, tenant: Principal, count: int) -> set[UUID]:
+    """So many runs with an event each, written by one transaction that knows nothing of Redis."""
+    made = {ids.new() for _ in range(count)}
+    installation.rows(
+        "INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt)"
+        " SELECT %s, id, 1, 'SCHEDULED', 0 FROM unnest(%s::uuid[]) id",
+        str(tenant.tenant), [str(run) for run in made],
+    )  # fmt: skip
+    return made
+
+
 @pytest.mark.parametrize("which", ["hub", "deaf_hub"])
 async def test_a_run_is_followed_to_its_end(
     which: str,
@@ -115,14 +141,13 @@ async def test_a_resumed_subscription_gets_what_it_missed_and_nothing_is_skipped
 async def test_all_runs_of_the_tenant_are_followed_and_no_other_tenants(
     installation: Installation, database: AsyncDatabase, tenant: Principal, other_tenant: Principal, hub: Hub
 ) -> None:
-    mine = hub.follow(scope_of(database, tenant), RunFilter())
-    waiting = asyncio.ensure_future(anext(mine))
+    mine = await begun(installation, tenant, hub.follow(scope_of(database, tenant), RunFilter()))
     foreign = await asyncio.to_thread(installation.trigger, other_tenant, "diagnostics.echo", {"value": "theirs"})
     run = await asyncio.to_thread(installation.trigger, tenant, "diagnostics.echo", {"value": "mine"})
     await asyncio.to_thread(installation.ended, other_tenant, foreign)
-    updates = [await waiting]
+    updates: list[Update] = []
     async with asyncio.timeout(20):
-        while updates[-1].state != RunState.SUCCEEDED:
+        while not updates or updates[-1].state != RunState.SUCCEEDED:
             updates.append(await anext(mine))
     assert {update.run_id for update in updates} == {run}
     assert changes(updates) == [(1, "QUEUED"), (2, "RELEASED"), (3, "RUNNING"), (4, "SUCCEEDED")]
@@ -131,14 +156,14 @@ async def test_all_runs_of_the_tenant_are_followed_and_no_other_tenants(
 async def test_a_filter_by_state_begins_where_a_run_comes_to_match(
     installation: Installation, database: AsyncDatabase, tenant: Principal, hub: Hub
 ) -> None:
-    failures = hub.follow(scope_of(database, tenant), RunFilter(states=[RunState.FAILED]))
-    waiting = asyncio.ensure_future(anext(failures))
+    states = [RunState.SCHEDULED, RunState.FAILED]
+    failures = await begun(installation, tenant, hub.follow(scope_of(database, tenant), RunFilter(states=states)))
     await asyncio.to_thread(installation.trigger, tenant, "diagnostics.echo", {"value": 1})
     bad = await asyncio.to_thread(
         installation.trigger, tenant, "diagnostics.fail", {"message": "no", "retryable": False}
     )
     async with asyncio.timeout(20):
-        update = await waiting
+        update = await anext(failures)
     assert update.run_id == bad
 
 
@@ -159,11 +184,83 @@ async def test_another_tenants_run_and_cursor_are_not_found(
 async def test_a_cursor_of_another_database_is_answered_with_a_reset(
     installation: Installation, database: AsyncDatabase, tenant: Principal, hub: Hub
 ) -> None:
-    from tasks.engine import positions
-    from tasks.engine.positions import Position
-
     run = await asyncio.to_thread(installation.trigger, tenant, "diagnostics.echo", {"value": 1})
     await asyncio.to_thread(installation.ended, tenant, run)
     foreign = positions.seal(installation.settings.auth.token_keys, tenant.tenant, Position("1:1:", "elsewhere"))
     updates = await collect(hub.follow(scope_of(database, tenant), run, foreign))
     assert [update.kind for update in updates] == ["RESET", "SNAPSHOT"]
+
+
+async def test_pages_of_the_ledger_are_of_one_moment_and_hold_every_event_once(
+    installation: Installation, database: AsyncDatabase, tenant: Principal
+) -> None:
+    scope = scope_of(database, tenant)
+    position = (await scope.read(positions.snapshot, RunFilter())).position
+    before = await asyncio.to_thread(many_events, installation, tenant, 50)
+    page: Page | None = None
+    read: list[UUID] = []
+    after: set[UUID] = set()
+    while page is None or page.rest is not None:
+        page = await scope.read(positions.since, position, page, most=20)
+        read += [event.run for event in page.events]
+        after |= await asyncio.to_thread(many_events, installation, tenant, 5)
+    assert sorted(read) == sorted(before)
+    rest = await scope.read(positions.since, page.upto)
+    assert {event.run for event in rest.events} == after
+
+
+async def test_more_events_than_a_subscriber_has_room_for_are_all_told(
+    installation: Installation, database: AsyncDatabase, tenant: Principal, deaf_hub: Hub
+) -> None:
+    updates = await begun(installation, tenant, deaf_hub.follow(scope_of(database, tenant), RunFilter()))
+    made = await asyncio.to_thread(many_events, installation, tenant, 12_000)
+    told: set[UUID | None] = set()
+    async with asyncio.timeout(60):
+        while not made <= told:
+            told.add((await anext(updates)).run_id)
+        [last] = await asyncio.to_thread(many_events, installation, tenant, 1)
+        while (await anext(updates)).run_id != last:
+            pass
+
+
+async def test_who_missed_too_much_begins_anew(
+    installation: Installation, database: AsyncDatabase, tenant: Principal, hub: Hub
+) -> None:
+    scope = scope_of(database, tenant)
+    run = await asyncio.to_thread(installation.trigger, tenant, "diagnostics.echo", {"value": 1}, delay_seconds=3600)
+    first = await anext(hub.follow(scope, RunFilter()))
+    await asyncio.to_thread(many_events, installation, tenant, 10_001)
+    async with asyncio.timeout(20):
+        resumed = hub.follow(scope, RunFilter(), first.cursor)
+        begins = [await anext(resumed), await anext(resumed)]
+    assert [(update.kind, update.run_id) for update in begins] == [("RESET", None), ("SNAPSHOT", run)]
+
+
+async def test_a_run_that_has_ended_is_told_once_more_though_only_others_have_changed_since(
+    installation: Installation, database: AsyncDatabase, tenant: Principal, hub: Hub
+) -> None:
+    scope = scope_of(database, tenant)
+    run = await asyncio.to_thread(installation.trigger, tenant, "diagnostics.echo", {"value": 1})
+    await asyncio.to_thread(installation.ended, tenant, run)
+    [ended] = await collect(hub.follow(scope, run))
+    await asyncio.to_thread(many_events, installation, tenant, 1)
+    again = await collect(hub.follow(scope, run, ended.cursor))
+    assert [(update.kind, update.state) for update in again] == [("SNAPSHOT", "SUCCEEDED")]
+
+
+async def test_a_tenant_whose_sessions_are_all_taken_delays_no_others_updates(
+    installation: Installation, tenant: Principal, other_tenant: Principal, deaf_hub: Hub
+) -> None:
+    address = installation.settings.database.model_copy(update={"pool_wait_seconds": 60.0})
+    database = AsyncDatabase(address)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        theirs = await begun(installation, other_tenant, deaf_hub.follow(scope_of(database, other_tenant), RunFilter()))
+        updates = await begun(installation, tenant, deaf_hub.follow(scope_of(database, tenant), RunFilter()))
+        for _ in range(address.pool_size // 4):
+            await stack.enter_async_context(database.open(other_tenant, runs.get))
+        async with asyncio.timeout(20):
+            for _ in range(2):  # The second comes after a poll that had the other tenant to ask.
+                [made] = await asyncio.to_thread(many_events, installation, tenant, 1)
+                assert (await anext(updates)).run_id == made
+    del theirs  # Followed until here.
