@@ -128,7 +128,7 @@ def upgrade() -> None:
         "CREATE POLICY tenant ON users TO tenantry_app"
         " USING (EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = users.id))"
     )
-    op.execute("GRANT SELECT ON users TO tenantry_app")
+    op.execute("GRANT SELECT (id, email, created_at) ON users TO tenantry_app")
     rls.force("refused_messages")
     rls.open_to_system("refused_messages", "SELECT")
     rls.force("refused_counts")

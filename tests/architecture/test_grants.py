@@ -25,7 +25,6 @@ APP = {
     "run_steps": APPEND,
     "runs": WRITE,
     "tenants": READ,
-    "users": READ,
     "workers": READ,
 }
 """Where the app login may do less than everything with its tenant's rows: history is appended to, runs are kept."""
@@ -42,6 +41,7 @@ SYSTEM = {
 }
 COLUMNS = {
     ("tenantry_app", "tenants", "UPDATE"): {"name", "timezone", "paused", "pause_note"},
+    ("tenantry_app", "users", "SELECT"): {"id", "email", "created_at"},
     ("tenantry_system", "tenants", "SELECT"): {
         "id", "slug", "name", "timezone", "plan", "paused", "suspended_at", "created_at",
     },
@@ -158,6 +158,15 @@ def test_the_system_login_reads_no_payload(installation: Installation, column: s
     try:
         with connection.cursor() as cursor, pytest.raises(psycopg2.errors.InsufficientPrivilege):
             cursor.execute(f"SELECT {column} FROM runs")
+    finally:
+        connection.close()
+
+
+def test_the_app_login_reads_no_password(installation: Installation) -> None:
+    connection = psycopg2.connect(installation.addresses.app)
+    try:
+        with connection.cursor() as cursor, pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            cursor.execute("SELECT password_hash FROM users")
     finally:
         connection.close()
 
