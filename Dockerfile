@@ -25,4 +25,4 @@ WORKDIR /opt/tenantry/app
 USER tenantry
 VOLUME /var/lib/tenantry/objects
 EXPOSE 8000
-CMD ["python", "-m", "uvicorn", "--factory", "api.app:create", "--host", "0.0.0.0", "--port", "8000", "--no-access-log", "--ws-max-size", "4194304", "--timeout-graceful-shutdown", "20"]
+CMD ["python", "-m", "uvicorn", "--factory", "api.app:create", "--host", "0.0.0.0", "--port", "8000", "--no-access-log", "--ws-max-size", "2097152", "--timeout-graceful-shutdown", "20"]

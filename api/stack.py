@@ -67,7 +67,7 @@ def run(folder: Path, port: int, journal: Journal) -> None:
         key = _make_operator_key(made)
         stack.callback(made.save, {})
         stack.callback(supervisor.stop, _STOP_SECONDS)
-        for command in _commands(made):
+        for command in _commands(made, given.api.bulk_body_bytes):
             supervisor.start(command)
         supervisor.run(_Watch(made, supervisor, journal, key))
 
@@ -155,10 +155,10 @@ def _reserve(port: int) -> int:
         return reserved
 
 
-def _commands(made: Installation) -> Iterator[Command]:
+def _commands(made: Installation, frame_bytes: int) -> Iterator[Command]:
     port = made.url.rpartition(":")[2]
     uvicorn = ("-m", "uvicorn", "--factory", "api.app:create", "--host", HOST, "--port", port, "--no-access-log")
-    yield _command(made, "api", *uvicorn, "--ws-max-size", "4194304", "--timeout-graceful-shutdown", "5")
+    yield _command(made, "api", *uvicorn, "--ws-max-size", str(frame_bytes), "--timeout-graceful-shutdown", "5")
     # Celery warns root of messages that run code when they are read; these are JSON.
     celery = ("-W", "ignore:You're running the worker with superuser", "-m", "celery", "-q", "-A", "tasks.worker")
     worker = (*celery, "worker", "--without-gossip", "--without-mingle")

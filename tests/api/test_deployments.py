@@ -95,6 +95,13 @@ def test_every_command_is_one_of_ours_with_options_it_has(command: tuple[str, ..
     assert done.returncode == 0, done.stderr
 
 
+def test_a_frame_may_be_as_large_as_a_body() -> None:
+    servers = [command for command in _commands().values() if "uvicorn" in command]
+    assert len(servers) == 4
+    allowed = {int(command[command.index("--ws-max-size") + 1]) for command in servers}
+    assert allowed == {Settings().api.bulk_body_bytes}
+
+
 @pytest.mark.parametrize("where", sorted({name.split()[0] for name in _commands() if name != "image"}))
 def test_every_queue_has_a_worker(where: str) -> None:
     workers = [command for name, command in _commands().items() if name.startswith(where) and "worker" in command]

@@ -89,8 +89,9 @@ class Api:
 def running(installation: Installation, name: str = "api", **environment: str) -> Iterator[Api]:
     """Start an API on a free port of loopback."""
     port = free_port()
+    frame_bytes = str(installation.settings.api.bulk_body_bytes)
     installation.start(
-        name, "uvicorn", "--factory", "api.app:create", "--port", str(port), "--ws-max-size", "4194304", **environment
+        name, "uvicorn", "--factory", "api.app:create", "--port", str(port), "--ws-max-size", frame_bytes, **environment
     )
     url = f"http://127.0.0.1:{port}"
     try:
