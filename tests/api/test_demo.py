@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from decimal import Decimal
@@ -33,11 +32,11 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(found)
 
 
-ENVIRONMENT = {**PLAIN, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+ENVIRONMENT = {**PLAIN, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
 
 
 def command(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-u", "-m", "api.demo", "--state", str(folder), *arguments]
+    return [str(ROOT / "dev"), "demo", "--state", str(folder), *arguments]
 
 
 def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -83,7 +83,7 @@ class Stack:
 
 
 def _up(folder: Path, port: int = 0) -> list[str]:
-    return [sys.executable, "-P", "-m", "api.stack", "--state", str(folder), "--port", str(port)]
+    return [str(ROOT / "dev"), "up", "--state", str(folder), "--port", str(port)]
 
 
 @contextmanager
