@@ -127,7 +127,7 @@ def _take_over_logs() -> None:
 
 def _redis(current: Settings) -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(
-        current.redis.api_url or current.redis.url,
+        current.redis.api_address,
         socket_timeout=current.redis.timeout_seconds,
         socket_connect_timeout=current.redis.timeout_seconds,
         retry=Retry(NoBackoff(), 0),

@@ -59,7 +59,7 @@ class Dispatcher:
         self._stream_length = current.redis.stream_length
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{ids.new().hex[-8:]}"
         self._ledger = Ledger(current.database.system_url, current.engine, application="tenantry-dispatcher")
-        address = current.redis.dispatcher_url or current.redis.url
+        address = current.redis.dispatcher_address
         self._client = publish.connect(address, timeout_seconds=current.redis.timeout_seconds)
         self._broker = (
             publish.connect(current.redis.broker_url, timeout_seconds=current.redis.timeout_seconds)

@@ -152,11 +152,14 @@ class Bench:
             self._listens = True
 
     def finished(self, change: Change, settlement: Settlement, notices: list[Notice]) -> None:
-        """Tell the result backend, the tenant's stream and the dispatcher, best effort, in one pipeline."""
+        """Tell the result backend, the tenant's stream and the dispatcher, best effort, one pipeline a server."""
         pipeline = self.client.pipeline(transaction=False)
-        results.add(pipeline, app.backend, change, settlement.result, settlement.error, self.settings.redis.result_days)
+        outcome = pipeline if self.results is self.client else self.results.pipeline(transaction=False)
+        results.add(outcome, app.backend, change, settlement.result, settlement.error, self.settings.redis.result_days)
         publish.add(pipeline, notices, self.settings.redis.stream_length)
         _execute(pipeline)
+        if outcome is not pipeline:
+            _execute(outcome)
 
     def send(self, notices: list[Notice]) -> None:
         """Publish best effort."""
@@ -166,10 +169,12 @@ class Bench:
 
     def _open(self) -> None:
         database = self.settings.database
-        self.client = publish.connect(
-            self.settings.redis.worker_url or self.settings.redis.url,
-            timeout_seconds=self.settings.redis.timeout_seconds,
+        addresses = self.settings.redis
+        self.client = self.results = publish.connect(
+            addresses.worker_address, timeout_seconds=addresses.timeout_seconds
         )
+        if addresses.result_address != addresses.worker_address:
+            self.results = publish.connect(addresses.result_address, timeout_seconds=addresses.timeout_seconds)
         self.desk = Desk(
             settings=self.settings,
             ledger=Ledger(database.url, self.settings.engine, application="tenantry-worker"),

@@ -81,6 +81,26 @@ class Redis(BaseModel):
     result_days: float = Field(1.0, gt=0)
     stream_length: int = Field(10_000, ge=100)
 
+    @property
+    def api_address(self) -> str:
+        """What the API connects to."""
+        return self.api_url or self.url
+
+    @property
+    def worker_address(self) -> str:
+        """What workers connect to."""
+        return self.worker_url or self.url
+
+    @property
+    def dispatcher_address(self) -> str:
+        """What dispatchers connect to."""
+        return self.dispatcher_url or self.url
+
+    @property
+    def result_address(self) -> str:
+        """Where Celery's results are written to and read from."""
+        return self.result_url or self.worker_address
+
 
 class Auth(BaseModel):
     """Credentials."""

@@ -12,9 +12,8 @@ from tenants.settings import Settings
 
 def configuration(current: Settings) -> dict[str, Any]:
     """Celery's settings for an installation."""
-    address = current.redis.broker_url or current.redis.worker_url or current.redis.url
     return {
-        "broker_url": address,
+        "broker_url": current.redis.broker_url or current.redis.worker_address,
         "broker_transport": "tasks.engine.transport:Transport",
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
@@ -27,7 +26,7 @@ def configuration(current: Settings) -> dict[str, Any]:
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
         },
-        "result_backend": current.redis.result_url or address,
+        "result_backend": current.redis.result_address,
         "result_backend_transport_options": {"socket_timeout": 1, "socket_connect_timeout": 1},
         "redis_socket_timeout": 1.0,
         "redis_socket_connect_timeout": 1.0,

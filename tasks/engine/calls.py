@@ -94,9 +94,7 @@ def _input(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[st
 
 
 def _ring(current: Settings, notices: list[Notice]) -> None:
-    with publish.connect(
-        current.redis.worker_url or current.redis.url, timeout_seconds=current.redis.timeout_seconds
-    ) as client:
+    with publish.connect(current.redis.worker_address, timeout_seconds=current.redis.timeout_seconds) as client:
         pipeline = client.pipeline(transaction=False)
         publish.add(pipeline, notices, current.redis.stream_length)
         try:

@@ -125,7 +125,7 @@ class Bells:
         self._stream_length = settings.redis.stream_length
         timeout = settings.redis.bell_timeout_seconds
         self._client = redis.asyncio.Redis.from_url(
-            settings.redis.api_url or settings.redis.url,
+            settings.redis.api_address,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             retry=redis.asyncio.retry.Retry(NoBackoff(), 0),

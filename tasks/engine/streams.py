@@ -47,7 +47,7 @@ class Hub:
         self._ring = settings.auth.token_keys
         self._oldest_seconds = settings.engine.retention_days * 86_400
         self._client = redis.asyncio.Redis.from_url(
-            settings.redis.api_url or settings.redis.url,
+            settings.redis.api_address,
             socket_timeout=_BLOCK_MILLISECONDS / 1000 + settings.redis.timeout_seconds,
             socket_connect_timeout=settings.redis.timeout_seconds,
             retry=redis.asyncio.retry.Retry(NoBackoff(), 0),

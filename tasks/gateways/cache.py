@@ -47,8 +47,7 @@ def get(settings: Settings, tenant: UUID, family: str, name: str) -> str | None:
 
     Counts what it found, for the tenant and for this process's metrics.
     """
-    redis = settings.redis
-    client = _connect(redis.api_url or redis.url, redis.bell_timeout_seconds)
+    client = _connect(settings.redis.api_address, settings.redis.bell_timeout_seconds)
     try:
         found = client.get(names.cache(tenant, family, name))
         client.incr(names.counter(tenant, family, _MISSES if found is None else _HITS))
@@ -67,7 +66,7 @@ def rates(settings: Settings, tenant: UUID, family: str) -> Rates:
 
 
 def _of_worker(settings: Settings) -> Redis:
-    return _connect(settings.redis.worker_url or settings.redis.url, settings.redis.timeout_seconds)
+    return _connect(settings.redis.worker_address, settings.redis.timeout_seconds)
 
 
 @cache

@@ -88,6 +88,26 @@ def test_the_long_name_wins_over_the_plain_one(monkeypatch: pytest.MonkeyPatch) 
     assert (loaded.redis.url, loaded.redis.timeout_seconds) == ("redis://plain:1/0", 2.0)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("redis://all", "redis://all", "redis://all", "redis://all")),
+        ({"API": "redis://a", "DISPATCHER": "redis://d"}, ("redis://a", "redis://all", "redis://d", "redis://all")),
+        ({"WORKER": "redis://w"}, ("redis://all", "redis://w", "redis://all", "redis://w")),
+        ({"WORKER": "redis://w", "RESULT": "redis://r"}, ("redis://all", "redis://w", "redis://all", "redis://r")),
+        ({"BROKER": "redis://b"}, ("redis://all", "redis://all", "redis://all", "redis://all")),
+    ],
+)
+def test_each_role_has_its_address_of_redis_or_the_one_for_all(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://all")
+    for role, url in given.items():
+        monkeypatch.setenv(f"TENANTRY_REDIS__{role}_URL", url)
+    redis = settings.load().redis
+    assert (redis.api_address, redis.worker_address, redis.dispatcher_address, redis.result_address) == expected
+
+
 @pytest.mark.parametrize("name", ["DATABASE_URL", "TENANTRY_DATABASE__URL"])
 @pytest.mark.parametrize("ending", ["", "\n", "  \n"])
 def test_a_file_gives_the_value(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, ending: str) -> None:
