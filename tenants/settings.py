@@ -174,6 +174,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="TENANTRY_",
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         enable_decoding=False,
         extra="ignore",
         frozen=True,

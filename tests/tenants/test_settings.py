@@ -26,7 +26,7 @@ WRONG = {
     "TENANTRY_ENGINE__LEASE_SECONDS": ["0", "-1", "ten"],
     "TENANTRY_DATABASE__URL": ["mysql://host/name", "host/name", "://"],
     "TENANTRY_DATABASE__POOL_SIZE": ["0", "many"],
-    "TENANTRY_ENVIRONMENT": ["staging", ""],
+    "TENANTRY_ENVIRONMENT": ["staging"],
     "TENANTRY_DIAGNOSTICS": ["perhaps"],
     "TENANTRY_AUTH__CACHE_SECONDS": ["6", "-1"],
     "TENANTRY_ENGINE__GRANT_KEYS": ["k1", "[]", '{"k1": 5}', "{"],
