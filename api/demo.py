@@ -25,7 +25,7 @@ from api.commands.remote import Server
 from api.process import Command, Process
 from tasks.engine import switches
 from tasks.families.sales.service import imports, orders, periods, preferences, samples
-from tenants import db, identity, keys, system
+from tenants import db, identity, keys, settings, system
 from tenants.context import Principal, Role
 from tenants.errors import Conflict, TenantryError, Unavailable
 from tenants.settings import Settings
@@ -263,13 +263,14 @@ def _wait(process: Process | None) -> None:
 
 def _main() -> None:
     parser = argparse.ArgumentParser(prog="./dev demo", description=__doc__)
-    parser.add_argument("--state", type=Path, default=Path(os.environ.get("TENANTRY_STATE", ".tenantry")))
+    parser.add_argument("--state", type=Path, help="TENANTRY_STATE, or .tenantry, without")
     parser.add_argument("--data", type=Path, help="a CSV file of order lines; made-up orders without")
     parser.add_argument("--keep", action="store_true", help="leave the stack up until Ctrl-C, and say how to log in")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        succeeded = run(arguments.state, Console(), data=arguments.data, keep=arguments.keep)
+        folder = arguments.state or settings.load().state
+        succeeded = run(folder, Console(), data=arguments.data, keep=arguments.keep)
     except TenantryError as error:
         sys.exit(f"./dev demo: {error.message}")
     except KeyboardInterrupt:

@@ -91,7 +91,7 @@ def settle(folder: Path | None) -> Settings:
     given = settings.load()
     if folder is None and (given.database.url or given.database.system_url or given.database.owner_url):
         return given
-    folder = (folder or Path(os.environ.get("TENANTRY_STATE", ".tenantry"))).absolute()
+    folder = (folder or given.state).absolute()
     known = state.read(folder, state.ADDRESSES) if folder.is_dir() else {}
     if not known:
         raise Misconfigured(f"There is no installation in {folder}: run ./dev up first, or set DATABASE_URL.")

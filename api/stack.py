@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import http
 import http.client
-import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -186,11 +185,11 @@ def _answers(url: str) -> bool:
 
 def _main() -> None:
     parser = argparse.ArgumentParser(prog="./dev up", description=__doc__)
-    parser.add_argument("--state", type=Path, default=Path(os.environ.get("TENANTRY_STATE", ".tenantry")))
+    parser.add_argument("--state", type=Path, help="TENANTRY_STATE, or .tenantry, without")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free")
     arguments = parser.parse_args()
     try:
-        run(arguments.state, arguments.port, Journal(sys.stdout.fileno()))
+        run(arguments.state or settings.load().state, arguments.port, Journal(sys.stdout.fileno()))
     except TenantryError as error:
         sys.exit(f"./dev up: {error.message}")
 

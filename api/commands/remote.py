@@ -11,6 +11,7 @@ import httpx2
 import orjson
 
 from api import state
+from tenants import settings
 from tenants.errors import Misconfigured, TenantryError, Unavailable
 
 _SECONDS = 30.0
@@ -79,7 +80,7 @@ def connect(folder: Path | None = None) -> Server:
 
 def address(folder: Path | None = None) -> str:
     """The server's address; errors as for `connect`."""
-    folder = folder or Path(os.environ.get("TENANTRY_STATE", ".tenantry"))
+    folder = folder or settings.load().state
     url = os.environ.get("TENANTRY_URL") or (state.read(folder, state.ADDRESSES).get("url") if folder.is_dir() else "")
     if not url:
         raise Misconfigured("TENANTRY_URL is not set: put the server's address there, such as http://127.0.0.1:8000.")

@@ -110,10 +110,13 @@ def test_without_a_server_it_says_that_none_answers(tenantry: Tenantry) -> None:
     assert refused.stderr.startswith("tenantry: http://127.0.0.1:1 does not answer")
 
 
-def test_without_an_installation_it_says_how_to_get_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_without_an_installation_it_says_how_to_get_one(tmp_path: Path, way: str) -> None:
+    option, environment = (["--state", str(tmp_path)], {}) if way == "option" else ([], {"TENANTRY_STATE": tmp_path})
     refused = subprocess.run(
-        [sys.executable, "-m", "api.cli", "doctor", "--state", str(tmp_path)],
+        [sys.executable, "-m", "api.cli", "doctor", *option],
         cwd=ROOT,
+        env={**os.environ, **environment},
         text=True,
         capture_output=True,
         check=False,
