@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
 
 import redis.asyncio
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import Json
 from api.auth import Authenticator
+from tasks.engine import figures
 from tasks.engine.models import DispatcherLeader, Worker
 from tenants import db
 
 _SECONDS = 2.0
-_ALIVE = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +100,9 @@ def _one(session: Session) -> None:
 
 @db.single_statement
 def _is_led(session: Session) -> bool:
-    leading = select(DispatcherLeader.shard).where(DispatcherLeader.expires_at > func.clock_timestamp())
-    return session.scalar(leading.limit(1)) is not None
+    return session.scalar(select(DispatcherLeader.shard).where(figures.leading()).limit(1)) is not None
 
 
 @db.single_statement
 def _has_workers(session: Session) -> bool:
-    alive = select(Worker.name).where(Worker.last_seen > func.clock_timestamp() - _ALIVE)
-    return session.scalar(alive.limit(1)) is not None
+    return session.scalar(select(Worker.name).where(figures.alive()).limit(1)) is not None

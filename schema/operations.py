@@ -12,7 +12,7 @@ from schema.context import Info
 from schema.paging import Connection
 from schema.problems import Node
 from schema.scalars import JSON
-from tasks.engine import fleet
+from tasks.engine import figures
 
 
 @strawberry.type
@@ -105,7 +105,7 @@ class Query:
                 oldest_wait_seconds=queue.oldest_wait_seconds,
                 workers=queue.workers,
             )
-            for queue in await info.context.data.read(fleet.queues)
+            for queue in await info.context.data.read(figures.queues)
         ]
 
     @strawberry.field(extensions=[permissions.TENANT_READ])
@@ -123,7 +123,7 @@ class Query:
                 last_claim=worker.last_claim,
                 alive=worker.alive,
             )
-            for worker in await info.context.data.read(fleet.workers)
+            for worker in await info.context.data.read(figures.workers)
         ]
 
     metrics: Metrics = later.field(permissions.TENANT_READ, window=(MetricsWindow | None, MetricsWindow.HOUR))

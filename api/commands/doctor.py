@@ -10,13 +10,15 @@ import redis
 import typer
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from api import installation
 from api.commands import terminal
 from api.commands.terminal import Json, State
 from tasks import registry
+from tasks.engine import figures
+from tasks.engine.models import DispatcherLeader, Worker
 from tenants import db, roles
 from tenants.errors import Misconfigured
 from tenants.settings import Settings
@@ -26,9 +28,6 @@ _REDIS_FLOOR = 7
 _UP = "start the parts again (./dev up, or the services of deploy/)"
 _VERSION = text("SELECT current_setting('server_version_num')::int")
 _REVISION = text("SELECT version_num FROM alembic_version")
-_WORKERS = text("""
-    SELECT name, queues FROM workers WHERE last_seen > clock_timestamp() - make_interval(secs => 10) ORDER BY name""")
-_LEADER = text("SELECT holder FROM dispatcher_leader WHERE expires_at > clock_timestamp() ORDER BY shard")
 _REFUSED = text("SELECT reason, total FROM refused_counts ORDER BY reason")
 
 
@@ -142,7 +141,8 @@ def _broker(settings: Settings) -> Iterator[Finding]:
 
 
 def _workers(connection: Connection) -> Iterator[Finding]:
-    alive: dict[str, list[str]] = dict(connection.execute(_WORKERS).tuples().all())
+    reported = select(Worker.name, Worker.queues).where(figures.alive()).order_by(Worker.name)
+    alive: dict[str, list[str]] = dict(connection.execute(reported).tuples().all())
     covered = {queue for queues in alive.values() for queue in queues}
     missing = [queue for queue in registry.queues() if queue not in covered]
     if missing:
@@ -152,7 +152,8 @@ def _workers(connection: Connection) -> Iterator[Finding]:
 
 
 def _dispatcher(connection: Connection) -> Iterator[Finding]:
-    holder = connection.scalar(_LEADER)
+    leaders = select(DispatcherLeader.holder).where(figures.leading()).order_by(DispatcherLeader.shard)
+    holder = connection.scalar(leaders)
     if holder is None:
         yield Finding("dispatcher", "none leads, so nothing starts", f"{_UP}: beat")
     else:

@@ -1,22 +1,13 @@
-"""The workers there are, what they can start now, and the figures of queues and workers for people."""
+"""The workers there are, and what they can start now."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING
-
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
-
-from tasks import registry
-from tasks.engine.models import Run, RunLease, Worker
-from tasks.engine.states import RunState
 
 if TYPE_CHECKING:
     from tasks.engine.ledger import Ledger
 
-_ALIVE_SECONDS = 10.0
 _LARGEST_BUFFER = 64
 """The most runs released ahead for one slot."""
 _MEMORY_OF_COST = 0.9
@@ -98,81 +89,6 @@ class Fleet:
         self._flying[queue] = max(0, self._flying.get(queue, 0) - 1)
         before = self._costs.get(queue)
         self._costs[queue] = cost if before is None else _MEMORY_OF_COST * before + (1 - _MEMORY_OF_COST) * cost
-
-
-@dataclass(frozen=True, slots=True)
-class QueueFigures:
-    """A queue as the tenant sees it."""
-
-    name: str
-    waiting: int
-    released: int
-    running: int
-    oldest_wait_seconds: float | None
-    workers: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFigures:
-    """A worker process."""
-
-    name: str
-    queues: list[str]
-    slots: int
-    running: int
-    memory_bytes: int | None
-    started_at: datetime
-    last_seen: datetime
-    last_claim: datetime | None
-    alive: bool
-
-
-def queues(session: Session) -> list[QueueFigures]:
-    """Every queue with the tenant's own figures."""
-    now = session.scalar(select(func.clock_timestamp()))
-    counted = {
-        (queue, state): (number, oldest)
-        for queue, state, number, oldest in session.execute(
-            select(Run.queue, Run.state, func.count(), func.min(Run.available_at))
-            .where(Run.state.in_([RunState.QUEUED, RunState.RELEASED, RunState.RUNNING]))
-            .group_by(Run.queue, Run.state)
-        )
-    }
-    alive = [worker for worker in workers(session) if worker.alive]
-    return [
-        QueueFigures(
-            name=name,
-            waiting=counted.get((name, RunState.QUEUED), (0, None))[0],
-            released=counted.get((name, RunState.RELEASED), (0, None))[0],
-            running=counted.get((name, RunState.RUNNING), (0, None))[0],
-            oldest_wait_seconds=(now - oldest).total_seconds()
-            if now and (oldest := counted.get((name, RunState.QUEUED), (0, None))[1])
-            else None,
-            workers=sum(name in worker.queues for worker in alive),
-        )
-        for name in registry.queues()
-    ]
-
-
-def workers(session: Session) -> list[WorkerFigures]:
-    """Every worker that has reported lately; `running` counts the tenant's own runs."""
-    now = session.scalar(select(func.clock_timestamp()))
-    assert now is not None
-    running = dict(session.execute(select(RunLease.worker, func.count()).group_by(RunLease.worker)).all())
-    return [
-        WorkerFigures(
-            name=worker.name,
-            queues=worker.queues,
-            slots=worker.slots,
-            running=running.get(worker.name, 0),
-            memory_bytes=worker.memory_bytes,
-            started_at=worker.started_at,
-            last_seen=worker.last_seen,
-            last_claim=worker.last_claim,
-            alive=(now - worker.last_seen).total_seconds() < _ALIVE_SECONDS,
-        )
-        for worker in session.scalars(select(Worker).order_by(Worker.name))
-    ]
 
 
 def _pooled(fleet: Fleet, workers: list[tuple[frozenset[str], int]]) -> list[Pool]:

@@ -112,7 +112,9 @@ def test_without_a_server_it_says_that_none_answers(tenantry: Tenantry) -> None:
 
 @pytest.mark.parametrize("way", ["option", "environment"])
 def test_without_an_installation_it_says_how_to_get_one(tmp_path: Path, way: str) -> None:
-    option, environment = (["--state", str(tmp_path)], {}) if way == "option" else ([], {"TENANTRY_STATE": tmp_path})
+    option, environment = (
+        (["--state", str(tmp_path)], {}) if way == "option" else ([], {"TENANTRY_STATE": str(tmp_path)})
+    )
     refused = subprocess.run(
         [sys.executable, "-m", "api.cli", "doctor", *option],
         cwd=ROOT,

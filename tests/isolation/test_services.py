@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy.orm import Session
 
-from tasks.engine import fleet, runs, switches
+from tasks.engine import figures, runs, switches
 from tasks.engine.runs import RunFilter, TriggerRequest
 from tasks.engine.states import RunState
 from tenants import db, ids, pages
@@ -145,10 +145,10 @@ def test_idempotency_keys_are_each_tenants_own(
 
 
 def test_figures_count_the_tenants_own_runs(installation: Installation, tenant: Principal, theirs: Theirs) -> None:
-    figures = {queue.name: queue.waiting for queue in installation.write(tenant, fleet.queues)}
-    assert figures["diagnostics"] == 0
-    figures = {queue.name: queue.waiting for queue in installation.write(theirs.principal, fleet.queues)}
-    assert figures["diagnostics"] == len(theirs.all)
+    waiting = {queue.name: queue.waiting for queue in installation.write(tenant, figures.queues)}
+    assert waiting["diagnostics"] == 0
+    waiting = {queue.name: queue.waiting for queue in installation.write(theirs.principal, figures.queues)}
+    assert waiting["diagnostics"] == len(theirs.all)
 
 
 def test_switching_a_family_on_is_for_one_tenant(
