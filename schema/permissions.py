@@ -9,7 +9,7 @@ from strawberry.extensions.field_extension import FieldExtension
 
 from schema.context import Info
 from tenants.context import ActorKind, Principal, Role
-from tenants.errors import Forbidden, TenantSuspended
+from tenants.errors import TenantSuspended
 
 
 class Rule(FieldExtension):
@@ -48,15 +48,6 @@ class Rule(FieldExtension):
     ) -> Any:
         self.check(info)
         return await next_(source, info, **arguments)
-
-
-class OperatorRule(Rule):
-    """Only keys of the operators' own tenant."""
-
-    def check(self, info: Info) -> None:
-        super().check(info)
-        if info.context.caller.kind is not ActorKind.OPERATOR:
-            raise Forbidden("Only operators may do this.")
 
 
 class Hidden(FieldExtension):

@@ -44,8 +44,3 @@ def read(kind: str, text: str) -> UUID:
             raise NotFound
         number = number << 5 | value
     return UUID(int=number)
-
-
-def kind_of(text: str) -> str:
-    """What an outside form names (`run` for `run_…`), or the empty string."""
-    return text.rpartition("_")[0]

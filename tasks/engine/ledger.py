@@ -100,11 +100,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._step = timedelta(seconds=engine.priority_step_seconds)
 
-    def call(self, statement: str, *values: Any, again: bool = True) -> list[tuple[Any, ...]]:
+    def call(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run one statement in its own transaction; on a broken connection once more on a new one.
-
-        Args:
-            again: whether the statement may be repeated when the answer was lost.
 
         Raises:
             Fenced: the attempt has been replaced or its lease has expired.
@@ -117,7 +114,7 @@ class Ledger:
                 return self._run(statement, values)
             except (psycopg2.OperationalError, psycopg2.InterfaceError):
                 self.close()
-                if fresh or not again:
+                if fresh:
                     raise
                 return self._run(statement, values)
 

@@ -35,7 +35,6 @@ MOVES: dict[RunState, frozenset[RunState]] = {
 """Every legal move. RUNNING → SCHEDULED is a retry, a snooze or a rescue; RELEASED → QUEUED was never claimed."""
 
 TERMINAL = frozenset(state for state, moves in MOVES.items() if not moves)
-DEAD_LETTERS = frozenset({RunState.FAILED, RunState.TIMED_OUT})
 
 
 def diagram() -> str:

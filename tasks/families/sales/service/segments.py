@@ -15,20 +15,6 @@ from sqlalchemy.orm import Session
 
 from tasks.families.sales.service import measures, periods
 
-NAMES = (
-    "champions",
-    "loyal",
-    "potential loyalists",
-    "new",
-    "promising",
-    "need attention",
-    "about to sleep",
-    "cannot lose",
-    "at risk",
-    "hibernating",
-    "lost",
-)
-
 
 def assign(session: Session, as_of: datetime) -> Select[Any]:
     """Every customer's figures, scores and segment as of a moment.
