@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -14,18 +15,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import httpx2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from api import dashboard, installation, state
+from api import dashboard, installation, stack, state
 from api.commands.remote import Server
 from api.process import Command, Process
 from tasks.engine import switches
-from tasks.families.sales.service import imports, orders, periods, preferences, samples
-from tenants import db, identity, keys, settings, system
+from tasks.families.sales.service import samples
+from tasks.gateways import storage
+from tenants import db, identity, keys, names, settings, system
 from tenants.context import Principal, Role
 from tenants.errors import Conflict, TenantryError, Unavailable
 from tenants.settings import Settings
@@ -38,9 +39,14 @@ _TRIGGER_AS_OF = """
 mutation ($args: JSON) {
   triggerBackgroundTask(taskName: "refresh_all_materialized_views", args: $args) { success taskId message }
 }"""
+_IMPORT = """
+mutation ($file: String!, $currency: String) {
+  importSalesOrders(file: $file, currency: $currency) { success taskId message }
+}"""
+_COUNT = "mutation ($counts: [SalesStockInput!]!) { recordSalesStock(counts: $counts) { success message } }"
 _FOLLOW = """
 subscription ($id: ID!) {
-  taskUpdates(taskId: $id) { kind state attempt at progress { current total message } run { error { message } } }
+  taskUpdates(taskId: $id) { kind state attempt at progress { current total message } run { result error { message } } }
 }"""
 _READY_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -83,16 +89,18 @@ def run(folder: Path, console: Console, *, data: Path | None, keep: bool) -> boo
         TenantryError: something doesn't start, or the file can't be read.
     """
     folder = state.open_folder(folder)
-    with ExitStack() as stack:
+    with ExitStack() as opened:
         with console.status("starting PostgreSQL, Redis, API, worker and beat …"):
-            process = stack.enter_context(_stack(folder))
+            process = opened.enter_context(_stack(folder))
             url = _await_ready(folder, process)
         console.print(f"[green]ready[/] {url}/graphql")
-        settings = installation.settle(folder)
-        shop = stack.enter_context(_open_shop(settings))
-        login = stack.enter_context(_log_in(shop, settings, folder, url, keep=keep))
-        as_of = _bring_orders(shop, console, data)
-        succeeded = _refresh(Server(url, login.api_key), console, as_of)
+        current = installation.settle(folder)
+        shop = opened.enter_context(_open_shop(current))
+        login = opened.enter_context(_log_in(shop, current, folder, url, keep=keep))
+        server = Server(url, login.api_key)
+        file = _upload(shop, current, data)
+        as_of = _bring_orders(server, console, file, data)
+        succeeded = _refresh(server, console, as_of)
         if keep:
             _show_login(console, login)
             _wait(process)
@@ -102,7 +110,7 @@ def run(folder: Path, console: Console, *, data: Path | None, keep: bool) -> boo
 @contextmanager
 def _stack(folder: Path) -> Iterator[Process | None]:
     """The stack of the folder: started, and stopped at the end, unless it runs already."""
-    if _answers(_url(folder)):
+    if _is_ready(folder):
         yield None
         return
     command = Command(
@@ -123,7 +131,7 @@ def _stack(folder: Path) -> Iterator[Process | None]:
 def _await_ready(folder: Path, process: Process | None) -> str:
     """The stack's address, once it serves."""
     end = time.monotonic() + _READY_SECONDS
-    while process is not None and not _answers(_url(folder)):
+    while process is not None and not _is_ready(folder):
         if process.poll() is not None or time.monotonic() > end:
             last = (folder / "demo.log").read_text(errors="replace").strip().splitlines()[-1:]
             raise Unavailable(f"The stack did not start: {''.join(last)} (see {folder / 'demo.log'})")
@@ -135,20 +143,18 @@ def _url(folder: Path) -> str:
     return str(state.read(folder, state.ADDRESSES).get("url", ""))
 
 
-def _answers(url: str) -> bool:
-    try:
-        return bool(url) and httpx2.get(f"{url}/health/ready", timeout=1, trust_env=False).is_success
-    except httpx2.HTTPError:
-        return False
+def _is_ready(folder: Path) -> bool:
+    url = _url(folder)
+    return bool(url) and stack.is_ready(url)
 
 
 @contextmanager
-def _open_shop(settings: Settings) -> Iterator[Shop]:
+def _open_shop(current: Settings) -> Iterator[Shop]:
     """The tenant `demo`, made at the first time."""
     with suppress(Conflict):  # It is there from an earlier demo.
-        system.create_tenant(settings, SLUG, name="Demo", timezone="Europe/London", families=["sales"])
-    engine = db.sync_engine(settings.database.url, pool_size=1, application="tenantry-demo")
-    shop = Shop(engine, system.acting(settings, SLUG, "./dev demo"))
+        system.create_tenant(current, SLUG, name="Demo", timezone="Europe/London", families=["sales"])
+    engine = db.sync_engine(current.database.url, pool_size=1, application="tenantry-demo")
+    shop = Shop(engine, system.acting(current, SLUG, "./dev demo"))
     try:
         shop.write(switches.enable, "sales")
         yield shop
@@ -157,68 +163,78 @@ def _open_shop(settings: Settings) -> Iterator[Shop]:
 
 
 @contextmanager
-def _log_in(shop: Shop, settings: Settings, folder: Path, url: str, *, keep: bool) -> Iterator[Login]:
+def _log_in(shop: Shop, current: Settings, folder: Path, url: str, *, keep: bool) -> Iterator[Login]:
     """The tenant's owner, and an API key that is revoked at the end unless it is to be kept."""
     password = state.secret(folder, "demo_password")
-    shop.write(identity.join, system.enroll(settings, EMAIL, password), Role.OWNER)
-    made = shop.write(keys.create, settings.auth.key_pepper, name="demo", scopes=["*"])
+    shop.write(identity.join, system.enroll(current, EMAIL, password), Role.OWNER)
+    made = shop.write(keys.create, current.auth.key_pepper, name="demo", scopes=["*"])
     yield Login(url, EMAIL, password, made.secret)
     if not keep:
         shop.write(keys.revoke, made.key.id)
 
 
-def _bring_orders(shop: Shop, console: Console, data: Path | None) -> datetime | None:
-    """Fill the shop. Returns the moment to look back from; None for now."""
-    began = time.perf_counter()
-    if data is None:
-        now = datetime.now(UTC)
-        shop.write(preferences.configure, currency=CURRENCY)
-        shop.write(orders.open_months, samples.months(now))
-        count = shop.write(samples.fill, now)
-        console.print(f"[green]orders[/] {count:,} made-up order lines in {time.perf_counter() - began:.1f} s")
-        return None
-    last, kept, refused = _import(shop, data)
-    console.print(
-        f"[green]orders[/] {kept:,} order lines of {data.name} in {time.perf_counter() - began:.1f} s;"
-        f" {refused:,} were refused, each with a reason",
-        soft_wrap=True,
-    )
-    return last and last + timedelta(minutes=1)
-
-
-def _import(shop: Shop, data: Path) -> tuple[datetime | None, int, int]:
-    """Import a file batch by batch. Returns the time of the last order, and how many rows were kept and refused."""
-    last: datetime | None = None
-    kept = refused = 0
+def _upload(shop: Shop, current: Settings, data: Path | None) -> str:
+    """Put the file among the tenant's uploads. Returns its name there."""
+    name = "orders.csv.gz" if data and data.suffix == ".gz" else "orders.csv"
+    path = names.object_path(shop.principal.tenant, "uploads", name)
     try:
-        with data.open(encoding="utf-8-sig", newline="") as content:
-            import_id = shop.write(imports.begin, data.name, CURRENCY)
-            for batch in imports.read(content, shop.write(periods.zone), datetime.now(UTC)):
-                placed = [line.placed_at for line in batch.lines]
-                shop.write(orders.open_months, orders.months(placed))
-                done = shop.write(imports.load, import_id, batch)
-                kept, refused = kept + done["kept"], refused + done["refused"]
-                last = max([*placed, *([last] if last else [])], default=None)
+        with data.open("rb") if data else io.BytesIO(samples.orders(datetime.now(UTC)).encode()) as content:
+            storage.put(current.storage, path, content)
     except OSError as error:
         raise TenantryError(f"{data} cannot be read: {error.strerror}.") from None
-    shop.write(imports.finish, import_id)
-    return last, kept, refused
+    return name
+
+
+def _bring_orders(server: Server, console: Console, file: str, data: Path | None) -> datetime | None:
+    """Import the file over HTTP. Returns the moment to look back from; None for now."""
+    began = time.perf_counter()
+    ended = _run(server, console, _IMPORT, {"file": file, "currency": CURRENCY})
+    if ended["state"] != "SUCCEEDED":
+        raise TenantryError(((ended["run"] or {}).get("error") or {}).get("message") or "The orders were not imported.")
+    done = ended["run"]["result"]
+    refused = f"; {done['refused']:,} were refused, each with a reason" if done["refused"] else ""
+    console.print(
+        f"[green]orders[/] {done['kept']:,} order lines of {data.name if data else 'a made-up shop'}"
+        f" in {time.perf_counter() - began:.1f} s{refused}",
+        soft_wrap=True,
+    )
+    if data is None:
+        counts = [{"sku": c.sku, "stock": c.stock, "reorderPoint": c.reorder_point} for c in samples.counts()]
+        _change(server, _COUNT, {"counts": counts})
+        return None
+    return done["last"] and datetime.fromisoformat(done["last"]) + timedelta(minutes=1)
 
 
 def _refresh(server: Server, console: Console, as_of: datetime | None) -> bool:
     """Trigger the refresh over HTTP, follow it to its end, show what has become of the dashboard."""
     document, variables = (TRIGGER, {}) if as_of is None else (_TRIGGER_AS_OF, {"args": {"as_of": as_of.isoformat()}})
-    console.print(f"[bold]{document.strip()}[/]", highlight=False, soft_wrap=True)
-    accepted = server.ask(document, variables)["triggerBackgroundTask"]
-    console.print_json(data=accepted)
-    if not accepted["success"]:
-        return False
-    ended = _follow(server, console, accepted["taskId"])
+    ended = _run(server, console, document, variables)
     if ended["state"] != "SUCCEEDED":
         console.print(f"[red]{ended['state']}[/] {(ended['run'] or {}).get('error') or ''}")
         return False
     dashboard.show(console, server.ask(dashboard.QUERY, {})["salesDashboard"])
     return True
+
+
+def _run(server: Server, console: Console, document: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """Trigger a run over HTTP and follow it to its end; returns its last update. Errors as for `_change`."""
+    console.print(f"[bold]{document.strip()}[/]", highlight=False, soft_wrap=True)
+    accepted = _change(server, document, variables)
+    console.print_json(data=accepted)
+    return _follow(server, console, accepted["taskId"])
+
+
+def _change(server: Server, document: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """What a mutation answers.
+
+    Raises:
+        TenantryError: it was refused.
+    """
+    answer: dict[str, Any]
+    [answer] = server.ask(document, variables).values()
+    if not answer["success"]:
+        raise TenantryError(answer["message"])
+    return answer
 
 
 def _follow(server: Server, console: Console, task_id: str) -> dict[str, Any]:

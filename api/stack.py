@@ -71,6 +71,18 @@ def run(folder: Path, port: int, journal: Journal) -> None:
         supervisor.run(_Watch(made, supervisor, journal, key))
 
 
+def is_ready(url: str) -> bool:
+    """Whether the stack at this address can do its work."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=_PROBE_SECONDS)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 class _Watch:
     """What is looked after at each turn: that `state.json` is true, and whether the stack is ready."""
 
@@ -87,7 +99,7 @@ class _Watch:
         if pids != self._saved:
             self._made.save(pids)
             self._saved = pids
-        if not self._ready and _answers(self._made.url):
+        if not self._ready and is_ready(self._made.url):
             self._ready = True
             self._journal.say(_NAME, f"ready at {self._made.url}/graphql (Ctrl-C stops everything)")
             if self._key:
@@ -170,17 +182,6 @@ def _command(made: Installation, part: Part, *arguments: str) -> Command:
     # SIGTERM means Celery's soft shutdown: running tasks are told, and what is left is released for other workers.
     environment = {**made.environment(part), "REMAP_SIGTERM": "SIGQUIT", "PYTHONUNBUFFERED": "1"}
     return Command(part, (sys.executable, "-P", *arguments), environment, folder=Path.cwd())
-
-
-def _answers(url: str) -> bool:
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=_PROBE_SECONDS)
-    try:
-        connection.request("GET", "/health/ready")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _main() -> None:

@@ -131,6 +131,7 @@ def import_orders(ctx: RunContext, args: inputs.OrderFile) -> Result:
     zone = periods.zone(ctx.session)
     open_months: set[datetime] = set()
     kept = refused = 0
+    last: datetime | None = None
     try:
         import_id = UUID(ctx.step("begin", lambda session: str(imports.begin(session, args.file, args.currency))))
         with storage.open_text(ctx.settings.storage, path) as content:
@@ -142,11 +143,12 @@ def import_orders(ctx: RunContext, args: inputs.OrderFile) -> Result:
                 load = partial(imports.load, import_id=import_id, batch=batch)
                 done = ctx.step(f"rows-{batch.first}", load)
                 kept, refused = kept + done["kept"], refused + done["refused"]
+                last = max((line.placed_at for line in batch.lines), default=last)
                 ctx.progress(kept + refused, message="rows")
     except (Conflict, InvalidInput, NotFound) as error:
         raise Fail(error.message) from error
     imports.finish(ctx.session, import_id)
-    return {"import": imports.show_id(import_id), "kept": kept, "refused": refused}
+    return {"import": imports.show_id(import_id), "kept": kept, "refused": refused, "last": last and last.isoformat()}
 
 
 @registry.body(inputs.CLEAN_PARTITIONS)

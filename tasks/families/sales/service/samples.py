@@ -1,15 +1,16 @@
-"""A made-up shop: products, customers and orders up to now, the same for the same seed and moment."""
+"""A made-up shop: its orders up to now as a file to import, and its stock; the same for the same seed and moment."""
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from random import Random
 
-from sqlalchemy.orm import Session
-
-from tasks.families.sales.service import imports, orders, stock
+from tasks.families.sales.service import imports
+from tasks.families.sales.service.stock import Count
 
 DAYS = 120
 _STYLES = ("Classic", "Walnut", "Linen", "Copper", "Indigo")
@@ -25,61 +26,54 @@ _GOODS = (
     ("Clock", "39.00"),
     ("Blanket", "54.50"),
 )
+_PRODUCTS = {
+    f"{style} {good}": (f"{20_000 + 37 * place}", price)
+    for place, ((good, price), style) in enumerate(itertools.product(_GOODS, _STYLES))
+}
+"""Name → stock code and price."""
 _COUNTRIES = {"United Kingdom": 46, "Germany": 16, "France": 12, "Netherlands": 8, "Spain": 7, "Norway": 5, "Japan": 4}
 _HOURS = (1, 1, 1, 1, 1, 1, 2, 4, 7, 9, 10, 11, 12, 11, 9, 8, 8, 9, 11, 12, 10, 7, 4, 2)
 """How busy the shop is in each hour of a day."""
 
 
-def fill(session: Session, now: datetime, *, count: int = 3_000, seed: int = 7) -> int:
-    """Write the shop's orders of the last 120 days and its stock; returns the number of order lines.
-
-    The months must be open (`orders.open_months` for `months(now)`).
+def orders(now: datetime, *, count: int = 3_000, seed: int = 7) -> str:
+    """The shop's orders of the last 120 days, as a CSV file.
 
     Args:
         now: no order is later.
         count: how many orders.
     """
-    import_id = imports.begin(session, "samples")
-    lines = list(_lines(now, count, Random(seed)))  # noqa: S311 - a shop, not a secret
-    orders.write(session, import_id, lines)
-    imports.finish(session, import_id)
-    stock.record(session, _counts(sorted({line.sku for line in lines}), Random(seed)))  # noqa: S311 - the same
-    return len(lines)
+    file = io.StringIO()
+    rows = csv.writer(file)
+    rows.writerow(imports.COLUMNS)
+    rows.writerows(_rows(now, count, Random(seed)))  # noqa: S311 - a shop, not a secret
+    return file.getvalue()
 
 
-def months(now: datetime) -> set[datetime]:
-    """The months that the orders fall into."""
-    return orders.months(now - timedelta(days=days) for days in range(DAYS + 1))
+def counts(*, seed: int = 7) -> list[Count]:
+    """What was counted of each product; one in nine stands below its reorder point."""
+    random = Random(seed)  # noqa: S311 - the same
+    return [
+        Count(sku, random.randrange(5, 20) if place % 9 == 4 else random.randrange(40, 400), 25)
+        for place, (sku, _) in enumerate(_PRODUCTS.values())
+    ]
 
 
-def _lines(now: datetime, count: int, random: Random) -> Iterator[orders.Line]:
-    prices = {f"{style} {good}": Decimal(price) for good, price in _GOODS for style in _STYLES}
-    codes = {name: f"{20_000 + 37 * place}" for place, name in enumerate(prices)}
+def _rows(now: datetime, count: int, random: Random) -> Iterator[tuple[object, ...]]:
+    """The file's rows: the values of `imports.COLUMNS`."""
     customers = {f"{12_000 + place}": _country(random) for place in range(count // 6)}
     loyalty = [random.paretovariate(1.2) for _ in customers]
-    row = 0
     for place, moment in enumerate(_moments(now, count, random)):
         guest = random.random() < 0.08
-        customer = None if guest else random.choices(list(customers), loyalty)[0]
+        customer = "" if guest else random.choices(list(customers), loyalty)[0]
         cancellation = random.random() < 0.03
         number = f"{'C' if cancellation else ''}{700_000 + place}"
-        country = _country(random) if customer is None else customers[customer]
-        for name in random.sample(list(prices), random.choice((1, 1, 2, 2, 3, 4, 6))):
-            row += 1
+        country = customers.get(customer) or _country(random)
+        for name in random.sample(list(_PRODUCTS), random.choice((1, 1, 2, 2, 3, 4, 6))):
+            sku, price = _PRODUCTS[name]
             quantity = random.choice((1, 1, 1, 2, 2, 3, 4, 6, 12))
-            yield orders.Line(
-                row=row,
-                number=number,
-                placed_at=moment,
-                customer=customer,
-                country=country,
-                cancellation=cancellation,
-                sku=codes[name],
-                description=name,
-                stocked=True,
-                quantity=-quantity if cancellation else quantity,
-                unit_price=prices[name],
-            )
+            signed = -quantity if cancellation else quantity
+            yield number, sku, name, signed, moment.isoformat(), price, customer, country
 
 
 def _moments(now: datetime, count: int, random: Random) -> list[datetime]:
@@ -99,11 +93,3 @@ def _moments(now: datetime, count: int, random: Random) -> list[datetime]:
 
 def _country(random: Random) -> str:
     return random.choices(list(_COUNTRIES), list(_COUNTRIES.values()))[0]
-
-
-def _counts(skus: list[str], random: Random) -> list[stock.Count]:
-    """One product in nine stands below its reorder point."""
-    return [
-        stock.Count(sku, random.randrange(5, 20) if place % 9 == 4 else random.randrange(40, 400), 25)
-        for place, sku in enumerate(skus)
-    ]

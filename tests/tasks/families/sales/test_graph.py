@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from tasks.engine.models import Run
-from tasks.families.sales.service import dashboard, orders, samples, stock
+from tasks.families.sales.service import dashboard, samples, stock
 from tasks.gateways import cache
 from tenants import ids
 from tenants.context import Principal
@@ -176,8 +176,8 @@ def test_an_imports_remarks_are_read_page_by_page_by_its_tenant_only(
 
 
 def test_the_best_customers_come_first(api: Api, installation: Installation, tenant: Principal) -> None:
-    installation.write(tenant, orders.open_months, samples.months(AS_OF))
-    installation.write(tenant, samples.fill, AS_OF, count=200)
+    installation.write(tenant, load, samples.orders(AS_OF, count=200).splitlines())
+    installation.write(tenant, stock.record, samples.counts())
     installation.write(tenant, refresh, AS_OF)
     caller = api.caller(tenant)
 

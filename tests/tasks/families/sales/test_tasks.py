@@ -120,6 +120,7 @@ def test_an_upload_is_imported_and_its_oddities_reported(installation: Installat
     assert ended.result is not None
     assert re.fullmatch(r"imp_\w{26}", ended.result["import"])
     assert (ended.result["kept"], ended.result["refused"]) == (31_285, 18_761)
+    assert ended.result["last"] == "2011-01-09T12:00:00+00:00"
     installation.write(tenant, refresh)
     found = installation.write(tenant, dashboard.read, days=90)
     assert (found.currency, found.totals.revenue) == ("GBP", Decimal("686054.09"))
@@ -337,8 +338,8 @@ def test_the_made_up_shop_is_the_same_for_the_same_seed_and_has_low_stock(
 ) -> None:
     now = datetime(2026, 5, 4, 12, tzinfo=UTC)
     for owner in (tenant, other_tenant):
-        installation.write(owner, orders.open_months, samples.months(now))
-        installation.write(owner, samples.fill, now, count=300)
+        installation.write(owner, load, samples.orders(now, count=300).splitlines(), now=now)
+        installation.write(owner, stock.record, samples.counts())
         installation.write(owner, refresh, now)
     mine, theirs = (installation.write(owner, dashboard.read, days=120) for owner in (tenant, other_tenant))
 
