@@ -62,6 +62,18 @@ def test_the_example_tells_every_plain_name() -> None:
     assert set(PLAIN_NAMES) - told == set()
 
 
+def test_the_example_tells_every_variable_of_the_command_line() -> None:
+    read = {
+        node.value
+        for path in sources.modules("api/commands")
+        for node in ast.walk(sources.tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.fullmatch(r"(DATABASE|TENANTRY)_[A-Z_]+", node.value)
+    }
+    assert read
+    assert [name for name in sorted(read) if not re.search(rf"\b{name}\b", EXAMPLE)] == []
+
+
 def test_every_setting_is_read_somewhere() -> None:
     read = {
         node.attr
