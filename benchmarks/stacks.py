@@ -96,6 +96,7 @@ def start() -> Iterator[Stack]:
     """Start a stack in a temporary folder, and end it."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tenantry-bench-")))
+        folder.chmod(0o711)  # Or servers that root starts would keep their data elsewhere, beyond the folder's end.
         with (folder / "stack.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "api.stack", "--state", str(folder), "--port", "0"],

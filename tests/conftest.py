@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ _PASSWORDS = Passwords(owner="owner-for-tests", app="app-for-tests", system="sys
 _TEMPLATE = "tenantry_template"
 _numbers = itertools.count(1)
 os.environ["TENANTRY_DIAGNOSTICS"] = "true"
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # As after Ctrl-C, fixtures end what they started.
 
 
 @pytest.fixture(scope="session")

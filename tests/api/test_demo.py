@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.support import folders
 from tests.support.installations import ROOT
 from tests.tasks.families.sales.conftest import RETAIL
 
@@ -26,10 +25,8 @@ PLAIN = {name: value for name, value in os.environ.items() if not name.startswit
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A state folder with a path short enough for sockets."""
-    found = Path(tempfile.mkdtemp(prefix="demo-"))
-    found.chmod(0o711)
-    yield found / "state"
-    shutil.rmtree(found)
+    with folders.passable() as path:
+        yield path / "state"
 
 
 ENVIRONMENT = {**PLAIN, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}

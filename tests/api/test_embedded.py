@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from api import embedded, process, programs, state
 from api.installation import ROOT
 from api.programs import Source
 from tenants.errors import Conflict, Misconfigured
+from tests.support import folders
 from tests.support.endings import await_end
 
 HOLD = """
@@ -37,10 +36,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="concerns a start as r
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A state folder that any account may pass through, as opposed to pytest's own."""
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o711)
-    yield path
-    shutil.rmtree(path)
+    with folders.passable() as path:
+        yield path
 
 
 def _ask(admin_url: str, question: str) -> object:

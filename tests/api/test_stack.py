@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import folders
 from tests.support.endings import await_end
 from tests.support.installations import ROOT, eventually
 
@@ -36,7 +35,8 @@ class Stack:
         self.folder = folder
         self.log = folder.with_suffix(".log")
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(_up(folder), env=PLAIN, stdout=log, stderr=log, cwd="/")
+            environment = {**PLAIN, "TMPDIR": str(folder.parent)}
+            self.process = subprocess.Popen(_up(folder), env=environment, stdout=log, stderr=log, cwd="/")
 
     @property
     def state(self) -> dict[str, Any]:
@@ -101,10 +101,8 @@ def _running(folder: Path) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o711)
-    yield path
-    shutil.rmtree(path)
+    with folders.passable() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import redis
 from api import embedded
 from api.embedded import Kind
 from api.process import Process
+from tests.support import folders
 from tests.support.installations import eventually
 
 _REDIS: tuple[Kind, ...] = ("redis",)
@@ -73,9 +74,9 @@ def redis_server(folder: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[Server]:
+def postgres_server() -> Iterator[Server]:
     """A PostgreSQL that keeps what it has committed."""
-    with embedded.start(folder, kinds=_POSTGRES) as running:
+    with folders.passable() as folder, embedded.start(folder, kinds=_POSTGRES) as running:
         yield Server(running.admin_url, running.processes[0], _connect)
 
 

@@ -38,9 +38,9 @@ RECOVERED_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     """A PostgreSQL of this module's own."""
-    with own.postgres_server(tmp_path_factory.mktemp("postgres")) as made:
+    with own.postgres_server() as made:
         yield made
 
 

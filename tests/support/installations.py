@@ -90,7 +90,13 @@ class Installation:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=ROOT,
-                env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", **self.variables, **environment},
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "TMPDIR": str(self.folder),  # What they leave behind when they are killed.
+                    **self.variables,
+                    **environment,
+                },
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
