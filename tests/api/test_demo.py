@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx2
 import pytest
@@ -79,19 +80,6 @@ def test_made_up_orders_are_refreshed_and_shown(folder: Path) -> None:
     assert left_behind(folder) == []
 
 
-def test_a_file_of_orders_is_shown_as_of_its_own_time(folder: Path, tmp_path: Path) -> None:
-    file = tmp_path / "order_lines.csv"
-    file.write_bytes(subprocess.run(["gzip", "-dc", str(RETAIL)], capture_output=True, check=True).stdout)
-
-    done = demo(folder, "--data", str(file))
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "31,285 order lines of order_lines.csv" in done.stdout
-    assert "18,761 were refused" in done.stdout
-    assert re.search(r"2010-12-11 to 2011-01-09 +GBP", done.stdout)
-    assert re.search(r"United Kingdom +\d+ +2\d\d,\d{3}\.\d\d", done.stdout)
-
-
 def test_a_file_that_is_none_ends_in_one_sentence(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "wrong.csv"
     file.write_text("a,b\n1,2\n")
@@ -105,28 +93,62 @@ def test_a_file_that_is_none_ends_in_one_sentence(folder: Path, tmp_path: Path) 
     assert json.loads((folder / "state.json").read_text())["pids"] == {}
 
 
-def test_a_stack_that_is_kept_lets_people_in_until_it_is_told_to_stop(folder: Path) -> None:
-    kept = subprocess.Popen(command(folder, "--keep"), env=ENVIRONMENT, cwd="/", text=True, stdout=subprocess.PIPE)
-    assert kept.stdout is not None
-    said = {}
-    for line in kept.stdout:
-        if found := re.fullmatch(r"  (GraphQL|API key|person) +(.+)\n", line):
-            said[found[1]] = found[2]
-        if "person" in said:
-            break
-    tenant, email, password = said["person"].removeprefix("tenant ").split(", ")
+class Kept(NamedTuple):
+    """A demo that leaves its stack up, and what it said about how to log in."""
+
+    process: subprocess.Popen[str]
+    said: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def kept(folder: Path) -> Iterator[Kept]:
+    """For the last tests here: those before start stacks of their own in the same folder."""
+    said: dict[str, str] = {}
+    arguments = command(folder, "--keep")
+    with subprocess.Popen(arguments, env=ENVIRONMENT, cwd="/", text=True, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if found := re.fullmatch(r"  (GraphQL|API key|person) +(.+)\n", line):
+                    said[found[1]] = found[2]
+                if "person" in said:
+                    break
+            yield Kept(process, said)
+        finally:
+            process.terminate()
+
+
+def test_a_file_of_orders_is_shown_as_of_its_own_time_on_a_stack_that_runs_already(
+    kept: Kept, folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "order_lines.csv"
+    file.write_bytes(subprocess.run(["gzip", "-dc", str(RETAIL)], capture_output=True, check=True).stdout)
+
+    done = demo(folder, "--data", str(file))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "31,285 order lines of order_lines.csv" in done.stdout
+    assert "18,761 were refused" in done.stdout
+    assert re.search(r"2010-12-11 to 2011-01-09 +GBP", done.stdout)
+    assert re.search(r"United Kingdom +\d+ +2\d\d,\d{3}\.\d\d", done.stdout)
+    assert kept.process.poll() is None
+
+
+def test_a_stack_that_is_kept_lets_people_in_until_it_is_told_to_stop(kept: Kept, folder: Path) -> None:
+    tenant, email, password = kept.said["person"].removeprefix("tenant ").split(", ")
 
     with httpx2.Client(trust_env=False) as client:
         login = client.post(
-            said["GraphQL"].replace("/graphql", "/auth/login"),
+            kept.said["GraphQL"].replace("/graphql", "/auth/login"),
             json={"tenant": tenant, "email": email, "password": password},
         )
-        for credential in (said["API key"], login.json()["accessToken"]):
+        for credential in (kept.said["API key"], login.json()["accessToken"]):
             headers = {"authorization": f"Bearer {credential}"}
-            answer = client.post(said["GraphQL"], json={"query": "{ viewer { tenant { slug } } }"}, headers=headers)
+            answer = client.post(
+                kept.said["GraphQL"], json={"query": "{ viewer { tenant { slug } } }"}, headers=headers
+            )
             assert answer.json() == {"data": {"viewer": {"tenant": {"slug": "demo"}}}}
-    kept.send_signal(signal.SIGTERM)
+    kept.process.send_signal(signal.SIGTERM)
 
-    assert kept.wait(15) == 0
-    kept.stdout.close()
+    assert kept.process.wait(15) == 0
     assert left_behind(folder) == []
