@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -288,16 +288,11 @@ class Dispatcher:
     def _change(self, statement: str, *values: Any) -> list[Change]:
         return changes(self._ledger.call(statement, self._engine.shard, self._epoch, *values))
 
-    def _tell(self, notices: Iterable[Notice]) -> None:
+    def _tell(self, notices: Sequence[Notice]) -> None:
         """Tell the tenants' streams what changed, best effort."""
-        pipeline = self._client.pipeline(transaction=False)
-        publish.add(pipeline, notices, self._stream_length)
-        if not len(pipeline) or time.monotonic() < self._broker_next:
+        if not notices or time.monotonic() < self._broker_next:
             return
-        try:
-            pipeline.execute(raise_on_error=False)
-        except (redis.RedisError, OSError) as error:
-            log.warning("stream_not_told", error=type(error).__name__)
+        if not publish.send(self._client, notices, self._stream_length):
             self._broker_next = time.monotonic() + _BROKER_PAUSE_SECONDS
 
     def _keep_house(self) -> None:

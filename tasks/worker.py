@@ -14,7 +14,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import redis
 import structlog
 from celery import Celery, Task, bootsteps, signals
 from celery.exceptions import Ignore, Retry
@@ -157,15 +156,13 @@ class Bench:
         outcome = pipeline if self.results is self.client else self.results.pipeline(transaction=False)
         results.add(outcome, app.backend, change, settlement.result, settlement.error, self.settings.redis.result_days)
         publish.add(pipeline, notices, self.settings.redis.stream_length)
-        _execute(pipeline)
+        publish.execute(pipeline)
         if outcome is not pipeline:
-            _execute(outcome)
+            publish.execute(outcome)
 
     def send(self, notices: list[Notice]) -> None:
         """Publish best effort."""
-        pipeline = self.client.pipeline(transaction=False)
-        publish.add(pipeline, notices, self.settings.redis.stream_length)
-        _execute(pipeline)
+        publish.send(self.client, notices, self.settings.redis.stream_length)
 
     def _open(self) -> None:
         database = self.settings.database
@@ -284,13 +281,6 @@ def _await_end(pid: int) -> None:
 def _headers(request: Any) -> dict[str, Any]:
     """The message's headers, as Celery hands them on."""
     return dict(request.headers or {})
-
-
-def _execute(pipeline: Any) -> None:
-    try:
-        pipeline.execute(raise_on_error=False)
-    except (redis.RedisError, OSError) as error:
-        logger.warning("notice_lost", error=type(error).__name__)
 
 
 @signals.setup_logging.connect

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import redis
 import structlog
 from click import ClickException
 
@@ -95,9 +94,4 @@ def _input(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[st
 
 def _ring(current: Settings, notices: list[Notice]) -> None:
     with publish.connect(current.redis.worker_address, timeout_seconds=current.redis.timeout_seconds) as client:
-        pipeline = client.pipeline(transaction=False)
-        publish.add(pipeline, notices, current.redis.stream_length)
-        try:
-            pipeline.execute(raise_on_error=False)
-        except (redis.RedisError, OSError) as error:
-            log.warning("bell_lost", error=type(error).__name__)
+        publish.send(client, notices, current.redis.stream_length)

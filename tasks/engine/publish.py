@@ -115,6 +115,23 @@ def connect(address: str, *, timeout_seconds: float) -> redis.Redis:
     )
 
 
+def execute(pipeline: Any) -> bool:
+    """Send what is on a synchronous pipeline, best effort; whether Redis answered."""
+    try:
+        pipeline.execute(raise_on_error=False)
+    except (redis.RedisError, OSError) as error:
+        log.warning("notice_lost", error=type(error).__name__)
+        return False
+    return True
+
+
+def send(client: redis.Redis, notices: Iterable[Notice], stream_length: int) -> bool:
+    """Send notices, best effort; whether Redis answered."""
+    pipeline = client.pipeline(transaction=False)
+    add(pipeline, notices, stream_length)
+    return execute(pipeline)
+
+
 class Bells:
     """Rings for the API, behind its back: what concurrent requests leave goes out together, no reply waits for it."""
 
@@ -166,7 +183,7 @@ class Bells:
         try:
             await pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
-            log.warning("bell_lost", error=type(error).__name__)
+            log.warning("notice_lost", error=type(error).__name__)
             return False
         return True
 
