@@ -141,6 +141,7 @@ def upgrade() -> None:
         sa.Column("fence", sa.BigInteger(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
         sa.Column("worker", sa.Text(), nullable=False),
+        sa.Column("token", sa.UUID(), nullable=False),
         sa.Column("expires_at", MOMENT, nullable=False),
         sa.Column("deadline_at", MOMENT, nullable=False),
         sa.Column("cancel", sa.Boolean(), server_default=sa.text("false"), nullable=False),

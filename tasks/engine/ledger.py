@@ -18,6 +18,7 @@ from psycopg2 import extensions, extras
 from tasks.engine import documents
 from tasks.engine.outcomes import Fenced
 from tasks.engine.states import RunState
+from tenants import ids
 from tenants.settings import Engine
 
 extras.register_uuid()  # type: ignore[no-untyped-call]
@@ -109,12 +110,12 @@ class Ledger:
             psycopg2.OperationalError: the database can't be reached.
         """
         with self._lock:
-            fresh = self._connection is None
             try:
                 return self._run(statement, values)
             except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                connected = self._connection is not None
                 self.close()
-                if fresh:
+                if not connected:
                     raise
                 return self._run(statement, values)
 
@@ -126,7 +127,7 @@ class Ledger:
             hard_seconds: the attempt's deadline from now.
         """
         rows = self.call(
-            "SELECT * FROM claim_run(%s, %s, %s, %s, %s, %s, %s)",
+            "SELECT * FROM claim_run(%s, %s, %s, %s, %s, %s, %s, %s)",
             tenant,
             run,
             fence,
@@ -134,6 +135,7 @@ class Ledger:
             worker,
             timedelta(seconds=self._engine.lease_seconds),
             timedelta(seconds=hard_seconds),
+            ids.new(),
         )
         if not rows:
             return None

@@ -146,6 +146,8 @@ class RunLease(TenantRow, Base):
     fence: Mapped[int] = mapped_column(BigInteger)
     queue: Mapped[str] = mapped_column(Text)
     worker: Mapped[str] = mapped_column(Text)
+    token: Mapped[UUID] = mapped_column(Key)
+    """The call that claimed it."""
     expires_at: Mapped[datetime] = mapped_column(Moment)
     deadline_at: Mapped[datetime] = mapped_column(Moment)
     cancel: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))

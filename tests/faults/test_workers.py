@@ -58,6 +58,20 @@ def test_a_claim_whose_answer_was_lost_with_its_worker_is_rescued(
     assert_invariants(installation)
 
 
+def test_a_claim_whose_answer_was_lost_on_the_way_is_asked_for_again(
+    installation: Installation, tenant: Principal, database_proxy: Proxy
+) -> None:
+    trap = database_proxy.trap(b"claim_run", answer=True)
+    installation.start_dispatcher()
+    installation.start_worker("w1", DATABASE_URL=database_proxy.through(installation.addresses.app))
+    run = installation.trigger(tenant, "diagnostics.write", {"key": "k", "value": "v"})
+    trap.wait()
+    database_proxy.cut()
+    ended = installation.ended(tenant, run)
+    assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 1, 0)
+    assert_invariants(installation)
+
+
 def test_row_6_a_run_whose_worker_was_killed_is_done_by_another(installation: Installation, tenant: Principal) -> None:
     installation.start_dispatcher()
     installation.start_worker("w1")
