@@ -41,6 +41,14 @@ async def database(installation: Installation) -> AsyncIterator[AsyncDatabase]:
 
 
 @pytest_asyncio.fixture
+async def patient_database(installation: Installation) -> AsyncIterator[AsyncDatabase]:
+    """One whose callers wait for long, each for its tenant's share."""
+    opened = AsyncDatabase(installation.settings.database.model_copy(update={"pool_wait_seconds": 60.0}))
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture
 async def hub(installation: Installation) -> AsyncIterator[Hub]:
     made = Hub(installation.settings)
     made.start()
@@ -249,18 +257,20 @@ async def test_a_run_that_has_ended_is_told_once_more_though_only_others_have_ch
 
 
 async def test_a_tenant_whose_sessions_are_all_taken_delays_no_others_updates(
-    installation: Installation, tenant: Principal, other_tenant: Principal, deaf_hub: Hub
+    installation: Installation,
+    patient_database: AsyncDatabase,
+    tenant: Principal,
+    other_tenant: Principal,
+    deaf_hub: Hub,
 ) -> None:
-    address = installation.settings.database.model_copy(update={"pool_wait_seconds": 60.0})
-    database = AsyncDatabase(address)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(database.close)
-        theirs = await begun(installation, other_tenant, deaf_hub.follow(scope_of(database, other_tenant), RunFilter()))
-        updates = await begun(installation, tenant, deaf_hub.follow(scope_of(database, tenant), RunFilter()))
-        for _ in range(address.pool_size // 4):
-            await stack.enter_async_context(database.open(other_tenant, runs.get))
+    following = [
+        await begun(installation, who, deaf_hub.follow(scope_of(patient_database, who), RunFilter()))
+        for who in (other_tenant, tenant)
+    ]
+    async with AsyncExitStack() as taken:
+        for _ in range(installation.settings.database.pool_size // 4):
+            await taken.enter_async_context(patient_database.open(other_tenant, runs.get))
         async with asyncio.timeout(20):
             for _ in range(2):  # The second comes after a poll that had the other tenant to ask.
                 [made] = await asyncio.to_thread(many_events, installation, tenant, 1)
-                assert (await anext(updates)).run_id == made
-    del theirs  # Followed until here.
+                assert (await anext(following[1])).run_id == made
