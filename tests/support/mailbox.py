@@ -56,14 +56,15 @@ def opened() -> Iterator[Mailbox]:
     try:
         yield box
     finally:
-        server.close()
-        asyncio.run_coroutine_threadsafe(_end_conversations(), loop).result(5)
+        asyncio.run_coroutine_threadsafe(_close(server), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         loop.close()
 
 
-async def _end_conversations() -> None:
+async def _close(server: asyncio.Server) -> None:
+    """End the server and its conversations, in its own thread: a loop's objects are nobody else's."""
+    server.close()
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
