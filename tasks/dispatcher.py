@@ -296,13 +296,20 @@ class Dispatcher:
             self._broker_next = time.monotonic() + _BROKER_PAUSE_SECONDS
 
     def _keep_house(self) -> None:
-        """Partitions ahead of time, and what is over."""
-        self._ledger.call("SELECT ensure_partitions(%s)", _PARTITIONS_AHEAD_DAYS)
-        self._ledger.call(
-            "SELECT drop_ended_partitions(clock_timestamp() - %s)", timedelta(days=self._engine.retention_days)
-        )
-        self._ledger.call("DELETE FROM idempotency_keys WHERE expires_at < clock_timestamp()")
-        self._ledger.call("DELETE FROM workers WHERE last_seen < clock_timestamp() - interval '1 hour'")
+        """Partitions ahead of time, and what is over; one that fails does not keep the others from it."""
+        for statement, *values in (
+            ("SELECT ensure_partitions(%s)", _PARTITIONS_AHEAD_DAYS),
+            (
+                "SELECT drop_ended_partitions(clock_timestamp() - %s)",
+                timedelta(days=self._engine.retention_days),
+            ),
+            ("DELETE FROM idempotency_keys WHERE expires_at < clock_timestamp()",),
+            ("DELETE FROM workers WHERE last_seen < clock_timestamp() - interval '1 hour'",),
+        ):
+            try:
+                self._ledger.call(str(statement), *values)
+            except psycopg2.Error:
+                log.exception("housekeeping_failed", statement=statement)
 
 
 class Scheduler(BeatScheduler):  # type: ignore[misc]

@@ -205,6 +205,8 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             kill="prefork" in type(parent.pool).__module__,
         )
         self.keeper.start()
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            self._drain_at(number)
         if hasattr(parent.pool._pool, "_event_process_exit"):
             self._await_deaths(parent.pool._pool)
 
@@ -230,6 +232,17 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             before(process)
 
         pool.on_process_down = on_process_down
+
+    def _drain_at(self, number: signal.Signals) -> None:
+        """Celery may sleep inside its handler, for what is at work to end: nothing more is to be sent from here on."""
+        before = signal.getsignal(number)
+
+        def handle(received: int, frame: Any) -> None:
+            self.keeper.drain()
+            if callable(before):
+                before(received, frame)
+
+        signal.signal(number, handle)
 
     def close(self, parent: Any) -> None:
         """The worker stops: it takes no more, and keeps what it works on until the pool has ended it."""

@@ -125,12 +125,17 @@ def _attempt(
                 change = _settle(context, settlement)
             finally:
                 _running.pop(slot, None)
-                desk.board.leave(slot)
         except outcomes.Fenced as error:
+            desk.board.leave(slot)
             context.roll_back()
             log.warning("attempt_fenced", reason=str(error))
             desk.send([Bell(grant.queue, grant.tenant, cost=time.monotonic() - started)])
             return Ending.IGNORE, None
+        except Exception:
+            desk.board.leave(slot)
+            raise
+        # What ends this process instead, as when its worker is stopped, stays on the board for the keeper to settle.
+        desk.board.leave(slot)
         after = context.finish()
         seconds = time.monotonic() - started
         finished(change, settlement, [*after, change, Bell(grant.queue, grant.tenant, cost=seconds)])

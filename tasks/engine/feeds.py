@@ -12,7 +12,7 @@ import structlog
 
 from tasks.engine.positions import Event, Position
 from tasks.engine.runs import RunFilter
-from tasks.engine.states import TERMINAL
+from tasks.engine.states import TERMINAL, RunState
 from tenants.context import Scope
 
 log = structlog.get_logger(__name__)
@@ -131,6 +131,8 @@ class Feed:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.last_id = "$"
+        self.readable = True
+        """Whether its key in Redis is a stream."""
         self.position: Position | None = None
         self.everything: set[Subscriber] = set()
         self.single: dict[UUID, set[Subscriber]] = {}
@@ -156,11 +158,18 @@ class Feed:
             run = UUID(entry["r"])
             if entry["k"] == "P":
                 current, total, message = entry["p"]
+                if not (
+                    _is_number(current) and (total is None or _is_number(total)) and isinstance(message, str | None)
+                ):
+                    raise ValueError("no progress")
                 for subscriber in self.interested(run):
                     subscriber.put_progress(run, (current, total, message))
                 return
-            event = Event(run, entry["s"], entry["st"], entry["a"], datetime.fromisoformat(entry["t"]))
-        except (ValueError, KeyError, TypeError):
+            sequence, attempt = entry["s"], entry["a"]
+            if not (_is_count(sequence) and _is_count(attempt)):
+                raise ValueError("no change")
+            event = Event(run, sequence, RunState(entry["st"]), attempt, datetime.fromisoformat(entry["t"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("stream_entry_unreadable")
             return
         for subscriber in self.interested(run):
@@ -182,3 +191,11 @@ class Feed:
         if isinstance(subscriber.wanted, UUID):
             return self.single.setdefault(subscriber.wanted, set())
         return self.everything
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31

@@ -14,9 +14,12 @@ _MEMORY_OF_COST = 0.9
 
 _IN_FLIGHT = """
 SELECT queue, count(*) FROM (
-  SELECT queue FROM runs WHERE state = 'RELEASED' UNION ALL SELECT queue FROM run_leases
+  SELECT queue FROM runs WHERE state = 'RELEASED' UNION ALL
+  SELECT l.queue FROM run_leases l JOIN workers w ON w.name = l.worker
+  WHERE w.slots > 0 AND w.last_seen > clock_timestamp() - make_interval(secs => %s)
 ) AS flying GROUP BY queue
 """
+"""What takes up the slots there are: not what a worker still holds that has none left to give."""
 
 
 @dataclass(slots=True)
@@ -61,7 +64,7 @@ class Fleet:
             alive_seconds,
         )
         self._pools = _pooled(self, [(frozenset(queues), slots) for queues, slots in rows])
-        self._flying = dict(ledger.call(_IN_FLIGHT))
+        self._flying = dict(ledger.call(_IN_FLIGHT, alive_seconds))
 
     def pools(self) -> list[Pool]:
         """The groups of queues that share workers."""
@@ -85,8 +88,10 @@ class Fleet:
         self._flying[queue] = self._flying.get(queue, 0) + 1
 
     def freed(self, queue: str, cost: float) -> None:
-        """A run has ended after so many seconds."""
+        """A run has left its slot after so many seconds; after none, if it was not begun."""
         self._flying[queue] = max(0, self._flying.get(queue, 0) - 1)
+        if not cost:
+            return
         before = self._costs.get(queue)
         self._costs[queue] = cost if before is None else _MEMORY_OF_COST * before + (1 - _MEMORY_OF_COST) * cost
 

@@ -22,15 +22,18 @@ import structlog
 from tasks import registry
 from tasks.engine import execute
 from tasks.engine.board import Board, Phase, Reason, Slot
-from tasks.engine.ledger import Holding, Ledger
+from tasks.engine.ledger import Change, Holding, Ledger, Settlement
 from tasks.engine.outcomes import Fenced
 from tasks.engine.publish import Bell, Notice
 from tasks.engine.refusals import Refusals
+from tasks.engine.states import RunState
 from tenants.settings import Engine
 
 log = structlog.get_logger(__name__)
 _WATCH_SECONDS = 0.1
 _CANCEL_GRACE_SECONDS = 5.0
+_STOPPED = {-signal.SIGTERM, -signal.SIGQUIT}
+"""How a child ends that its worker stops."""
 
 
 class Keeper:
@@ -74,8 +77,9 @@ class Keeper:
         self._refusals = refusals
         self._kill = kill
         self._stopping = threading.Event()
-        self._wake = threading.Event()
-        self._deaths: SimpleQueue[tuple[Slot, str]] = SimpleQueue()
+        self._draining = False
+        self._wake: SimpleQueue[None] = SimpleQueue()  # A signal handler may put: an Event could lock itself out.
+        self._deaths: SimpleQueue[tuple[Slot, str | None]] = SimpleQueue()
         self._renewed: dict[Holding, float] = {}
         self._deadlines: dict[Holding, float] = {}
         self._cancelled: dict[Holding, float] = {}
@@ -94,16 +98,21 @@ class Keeper:
 
     def drain(self) -> None:
         """Report no slots from now on: nothing more is to be released to this worker."""
-        self._slots = lambda: 0
-        self._wake.set()
+        self._draining = True
+        self._wake.put(None)
 
     def stop(self) -> None:
-        """Stop the threads and report the worker as gone."""
+        """Stop the threads, give back what the pool has not ended, and report the worker as gone."""
         self._stopping.set()
-        self._wake.set()
+        self._wake.put(None)
         for thread in self._threads:
             thread.join(timeout=2)
         try:
+            self._bury()
+            for slot in self._board.active():
+                if self._kill:
+                    _kill(slot.pid, signal.SIGKILL)
+                self._settle_dead(slot, None)
             self._reports.call("SELECT worker_gone(%s)", self._worker)
         except psycopg2.Error:
             log.warning("farewell_not_sent")
@@ -114,9 +123,10 @@ class Keeper:
         """A child process has ended; what it worked on is rescued at once."""
         for slot in self._board.active():
             if slot.pid == pid:
-                self._deaths.put((slot, _cause(exitcode)))
+                stopped = self._draining and exitcode in _STOPPED
+                self._deaths.put((slot, None if stopped else _cause(exitcode)))
                 self._board.leave(slot.index)
-                self._wake.set()
+                self._wake.put(None)
 
     def _renew(self) -> None:
         """Renew, round after round."""
@@ -165,8 +175,8 @@ class Keeper:
                 self._bury()
                 self._report()
                 self._refusals.report(self._reports, self._worker)
-            self._wake.wait(self._engine.renew_seconds)
-            self._wake.clear()
+            with contextlib.suppress(Empty):
+                self._wake.get(timeout=self._engine.renew_seconds)
 
     def _bury(self) -> None:
         """Settle for the children that died: out of time, cancelled, or crashed."""
@@ -181,24 +191,36 @@ class Keeper:
                 self._deaths.put((slot, cause))
                 raise
 
-    def _settle_dead(self, slot: Slot, cause: str) -> None:
+    def _settle_dead(self, slot: Slot, cause: str | None) -> None:
+        """End the attempt of a process that is dead.
+
+        Args:
+            cause: what it died of; None when its worker stopped it, which does not count as an attempt.
+        """
         definition = list(registry.definitions().values())[slot.task]
         if slot.reason is Reason.FENCED:
             return
         if slot.reason in {Reason.CANCELLED, Reason.HARD_LIMIT}:
             settlement = execute.ended_by(slot.reason.name, definition, slot.attempt, slot.max_attempts)
-            try:
-                self._reports.call("SELECT end_backend(%s, %s)", slot.run, slot.fence)
-                change = self._reports.settle(slot.tenant, slot.run, slot.fence, settlement)
-            except Fenced:
-                return
-        else:
-            crash = self._reports.report_crash(slot.tenant, slot.run, slot.fence, cause)
-            if crash is None:
-                return
-            change = crash
+            self._end_dead(slot, settlement)
+        elif cause is None:
+            self._end_dead(slot, Settlement(RunState.SCHEDULED, give_back=True, note="the worker was stopped"))
+        elif change := self._reports.report_crash(slot.tenant, slot.run, slot.fence, cause):
+            self._tell(slot, change, cause)
+
+    def _end_dead(self, slot: Slot, settlement: Settlement) -> None:
+        """Settle for a dead process, once its session is ended, which may still hold the run."""
+        try:
+            self._reports.call("SELECT end_backend(%s, %s)", slot.run, slot.fence)
+            change = self._reports.settle(slot.tenant, slot.run, slot.fence, settlement)
+        except Fenced:
+            return
+        self._tell(slot, change, settlement.note)
+
+    def _tell(self, slot: Slot, change: Change, cause: str | None) -> None:
         log.warning("attempt_died", run=str(slot.run), cause=cause, state=change.state)
-        self._send([change, Bell(definition.queue, slot.tenant, cost=time.monotonic() - slot.started)])
+        queue = list(registry.definitions().values())[slot.task].queue
+        self._send([change, Bell(queue, slot.tenant, cost=time.monotonic() - slot.started)])
 
     def _report(self) -> None:
         current = {(slot.run, slot.fence) for slot in self._board.active()}
@@ -206,7 +228,7 @@ class Keeper:
             "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s)",
             self._worker,
             self._queues(),
-            self._slots(),
+            0 if self._draining else self._slots(),
             len(current),
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             bool(current - self._reported),

@@ -233,16 +233,28 @@ class Hub:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _read_once(self) -> None:
-        feeds = {names.stream(tenant).encode(): feed for tenant, feed in self._feeds.items()}
+        feeds = {names.stream(tenant).encode(): feed for tenant, feed in self._feeds.items() if feed.readable}
         if not feeds:
+            await self._changed.wait()
             return
         wanted: dict[Any, Any] = {name: feed.last_id for name, feed in feeds.items()}
-        answer: Any = await self._client.xread(wanted, count=_BATCH, block=_BLOCK_MILLISECONDS)
+        try:
+            answer: Any = await self._client.xread(wanted, count=_BATCH, block=_BLOCK_MILLISECONDS)
+        except redis.ResponseError:
+            await self._leave_out(feeds)
+            raise
         for name, entries in answer.items() if isinstance(answer, dict) else answer or []:
             feed = feeds[name]
             for entry_id, fields in _entries(entries):
                 feed.last_id = entry_id.decode()
                 feed.hear(fields.get(b"u", b""))
+
+    async def _leave_out(self, feeds: dict[bytes, Feed]) -> None:
+        """One key that is no stream fails the reading of all: its tenant's updates come from the ledger alone."""
+        for name, feed in feeds.items():
+            if await self._client.type(name) not in (b"stream", b"none"):
+                feed.readable = False
+                log.error("stream_is_none", key=name.decode())
 
     async def _poll(self, tenant: UUID, feed: Feed) -> None:
         """Ask the ledger, now and then, for what Redis may have lost, for as long as the tenant has subscribers."""

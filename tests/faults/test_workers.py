@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 import redis
 
+from tasks.engine.runs import TriggerRequest
 from tenants import names
 from tenants.context import Principal
 from tests.faults.conftest import LEASE_SECONDS
@@ -189,6 +190,45 @@ def test_row_11_a_worker_asked_to_stop_finishes_what_ends_in_time(
     installation.processes["w1"].wait(20)
     assert installation.states(run) == ["QUEUED", "RELEASED", "RUNNING", "SUCCEEDED"]
     assert not installation.rows("SELECT 1 FROM workers")
+    assert_invariants(installation)
+
+
+def test_row_12_a_worker_that_may_not_wait_gives_its_run_back_at_once(
+    installation: Installation, tenant: Principal
+) -> None:
+    installation.environment["TENANTRY_ENGINE__LEASE_SECONDS"] = "60"
+    installation.start_dispatcher()
+    patience = {"REMAP_SIGTERM": "SIGQUIT", "TENANTRY_WORKER__GRACE_SECONDS": "1"}
+    installation.start_worker("w1", concurrency=1, **patience)
+    run = installation.trigger(tenant, "diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 4})
+    _running(installation, run)
+    installation.kill("w1", signal.SIGTERM, group=False)
+    eventually(lambda: installation.rows("SELECT slots FROM workers") == [(0,)])
+    installation.processes["w1"].wait(20)
+    stopped = time.monotonic()
+    installation.start_worker("w2")
+    eventually(lambda: installation.states(run).count("RUNNING") == 2)
+    assert time.monotonic() - stopped < 15
+    ended = installation.ended(tenant, run)
+    assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 1, 0)
+    assert_invariants(installation)
+
+
+def test_what_a_stopping_worker_still_does_takes_no_room_from_others(
+    installation: Installation, tenant: Principal
+) -> None:
+    installation.start_dispatcher()
+    installation.start_worker("w1", concurrency=2)
+    held = installation.trigger_many(
+        tenant, [TriggerRequest("diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 6})] * 2
+    )
+    for run in held:
+        _running(installation, run)
+    installation.kill("w1", signal.SIGTERM, group=False)
+    eventually(lambda: installation.rows("SELECT slots FROM workers") == [(0,)])
+    installation.start_worker("w2", concurrency=2)
+    installation.ended(tenant, installation.trigger(tenant, "diagnostics.echo"))
+    assert {installation.run(tenant, run).state for run in held} == {"RUNNING"}
     assert_invariants(installation)
 
 

@@ -27,12 +27,16 @@ REVOKE ALL ON FUNCTION begin_effect(uuid, uuid, bigint, text, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION begin_effect(uuid, uuid, bigint, text, uuid) TO tenantry_app;
 
 -- After it: the answer.
+--   TN010 fenced
 CREATE OR REPLACE FUNCTION finish_effect(p_tenant uuid, p_run uuid, p_fence bigint, p_key text, p_answer jsonb)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('app.tenant_id', p_tenant::text, true);
   UPDATE effects SET confirmed = true, answer = p_answer
   WHERE tenant_id = p_tenant AND key = p_key AND run_id = p_run AND fence = p_fence;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'fenced: another took the effect over' USING ERRCODE = 'TN010';
+  END IF;
   PERFORM hold_lease(p_run, p_fence);
 END $$;
 REVOKE ALL ON FUNCTION finish_effect(uuid, uuid, bigint, text, jsonb) FROM PUBLIC;

@@ -1,5 +1,5 @@
 -- Renews the leases of a worker's attempts. Each is 'renewed', 'busy' (its row is locked by its own commit: not lost) or
--- 'gone'. Never waits.
+-- 'gone', as one that has expired is for good: others may have acted on that. Never waits.
 CREATE OR REPLACE FUNCTION renew_leases(p_worker text, p_runs uuid[], p_fences bigint[], p_lease interval)
 RETURNS TABLE (run_id uuid, fence bigint, verdict text, cancel boolean, seconds_left double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -11,12 +11,13 @@ BEGIN
     SELECT u.run, u.fence, l.tenant_id, l.run_id AS found
     FROM unnest(p_runs, p_fences) AS u(run, fence)
     LEFT JOIN run_leases l ON l.run_id = u.run AND l.fence = u.fence AND l.worker = p_worker
+      AND l.expires_at > clock_timestamp()
   ), locked AS (
     SELECT l.tenant_id, l.run_id FROM run_leases l JOIN mine m ON m.tenant_id = l.tenant_id AND m.run = l.run_id
     FOR UPDATE OF l SKIP LOCKED
   ), renewed AS (
     UPDATE run_leases l SET expires_at = clock_timestamp() + p_lease
-    FROM locked k WHERE l.tenant_id = k.tenant_id AND l.run_id = k.run_id
+    FROM locked k WHERE l.tenant_id = k.tenant_id AND l.run_id = k.run_id AND l.expires_at > clock_timestamp()
     RETURNING l.run_id, l.fence, l.cancel, l.deadline_at
   )
   SELECT m.run, m.fence,

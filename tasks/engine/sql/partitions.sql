@@ -5,6 +5,7 @@ DECLARE
   v_table text;
   v_week timestamptz := date_trunc('week', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - interval '7 days';
   v_name text;
+  v_column text;
   v_made int := 0;
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtext('tenantry.ensure_partitions'));
@@ -12,8 +13,20 @@ BEGIN
     FOREACH v_table IN ARRAY ARRAY['runs', 'run_events', 'run_steps', 'run_progress'] LOOP
       v_name := v_table || to_char(v_week AT TIME ZONE 'UTC', '"_p"YYYYMMDD');
       IF to_regclass(v_name) IS NULL THEN
-        EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', v_name, v_table,
-                       first_id(v_week), first_id(v_week + interval '7 days'));
+        BEGIN
+          EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', v_name, v_table,
+                         first_id(v_week), first_id(v_week + interval '7 days'));
+        EXCEPTION WHEN check_violation THEN
+          -- Rows of that week wait in the default partition, for a clock was ahead or no dispatcher ran: they move in.
+          EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', v_table || '_default');
+          EXECUTE format('CREATE TABLE public.%I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name, v_table);
+          v_column := CASE v_table WHEN 'runs' THEN 'id' ELSE 'run_id' END;
+          EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %I >= %L AND %I < %L RETURNING *) INSERT INTO %I SELECT * FROM moved',
+                         v_table || '_default', v_column, first_id(v_week), v_column, first_id(v_week + interval '7 days'),
+                         v_name);
+          EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', v_table, v_name,
+                         first_id(v_week), first_id(v_week + interval '7 days'));
+        END;
         v_made := v_made + 1;
       END IF;
     END LOOP;

@@ -161,6 +161,7 @@ def test_an_answer_that_comes_after_the_lease_is_lost_is_not_taken_for_anothers(
     def call(idempotency_key: str) -> Any:
         hands.expire(late.run)
         assert effects.once(other, key, Outside(), lambda _: {"done": 2}) == {"done": 2}
+        assert hands.renew(late.run, late.fence)[0] == "gone"
         return {"done": 1}
 
     with pytest.raises(Fenced):

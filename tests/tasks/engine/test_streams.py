@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from uuid import UUID
 
 import pytest
 import pytest_asyncio
+import redis
 
-from tasks.engine import positions, runs
+from tasks.engine import positions, runs, streams
 from tasks.engine.positions import Page, Position
 from tasks.engine.runs import RunFilter
 from tasks.engine.states import RunState
 from tasks.engine.streams import Hub, Update
-from tenants import ids
+from tenants import ids, names
 from tenants.context import Principal, Scope
 from tenants.db import AsyncDatabase
 from tenants.errors import InvalidInput, NotFound
@@ -274,3 +275,53 @@ async def test_a_tenant_whose_sessions_are_all_taken_delays_no_others_updates(
             for _ in range(2):  # The second comes after a poll that had the other tenant to ask.
                 [made] = await asyncio.to_thread(many_events, installation, tenant, 1)
                 assert (await anext(following[1])).run_id == made
+
+
+CORRUPT = [
+    b"no json",
+    b"[]",
+    b'{"k":"C","r":7,"s":2,"st":"QUEUED","a":1,"t":"2026-01-01T00:00:00+00:00"}',
+    b'{"k":"C","r":"%s","s":99999999999,"st":"QUEUED","a":1,"t":"2026-01-01T00:00:00+00:00"}',
+    b'{"k":"C","r":"%s","s":"x","st":"QUEUED","a":1,"t":"2026-01-01T00:00:00+00:00"}',
+    b'{"k":"C","r":"%s","s":2,"st":"LOST","a":1,"t":"2026-01-01T00:00:00+00:00"}',
+    b'{"k":"C","r":"%s","s":2,"st":"QUEUED","a":"x","t":"2026-01-01T00:00:00+00:00"}',
+    b'{"k":"C","r":"%s","s":2,"st":"QUEUED","a":1,"t":"today"}',
+    b'{"k":"P","r":"%s","p":["x",2,"y"]}',
+    b'{"k":"P","r":"%s","p":[1,2,3]}',
+    b'{"k":"P","r":"%s","p":1}',
+]
+
+
+async def test_entries_that_are_corrupt_are_passed_over(
+    installation: Installation, database: AsyncDatabase, tenant: Principal, hub: Hub
+) -> None:
+    run = await asyncio.to_thread(installation.trigger, tenant, "diagnostics.echo", {"value": 1}, delay_seconds=3600)
+    following = hub.follow(scope_of(database, tenant), run)
+    assert (await anext(following)).kind == "SNAPSHOT"
+    with closing(redis.Redis.from_url(installation.redis_url)) as client:
+        for entry in CORRUPT:
+            client.xadd(names.stream(tenant.tenant), {b"u": entry.replace(b"%s", run.hex.encode())})
+    await asyncio.to_thread(installation.write, tenant, runs.cancel, run)
+    assert changes(await collect(following)) == [(2, "CANCELLED")]
+
+
+async def test_a_key_that_is_no_stream_slows_its_own_tenant_only(
+    installation: Installation,
+    patient_database: AsyncDatabase,
+    tenant: Principal,
+    other_tenant: Principal,
+    hub: Hub,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "_POLL_SECONDS", 3600)  # What comes to this tenant comes over Redis.
+    with closing(redis.Redis.from_url(installation.redis_url)) as client:
+        client.set(names.stream(other_tenant.tenant), "no stream")
+        following = [
+            await begun(installation, who, hub.follow(scope_of(patient_database, who), RunFilter()))
+            for who in (other_tenant, tenant)
+        ]
+        run = await asyncio.to_thread(installation.trigger, tenant, "diagnostics.echo", {"value": 1})
+        async with asyncio.timeout(20):
+            while (update := await anext(following[1])).state != "SUCCEEDED":
+                assert update.run_id == run
+        client.delete(names.stream(other_tenant.tenant))
