@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import signal
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from celery.exceptions import Ignore, Retry
 from celery.result import AsyncResult
 
 from tasks import registry
-from tasks.engine import broker, calls, execute, grants, publish, results, transport
+from tasks.engine import broker, calls, execute, grants, pool, publish, results, transport
 from tasks.engine.board import Board
 from tasks.engine.context import Desk
 from tasks.engine.execute import Ending
@@ -203,35 +202,18 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             send=bench.send,
             refusals=bench.refusals,
             kill="prefork" in type(parent.pool).__module__,
+            patience=current.worker.grace_seconds + current.engine.lease_seconds,
         )
         self.keeper.start()
         for number in (signal.SIGTERM, signal.SIGQUIT):
             self._drain_at(number)
         if hasattr(parent.pool._pool, "_event_process_exit"):
-            self._await_deaths(parent.pool._pool)
+            pool.await_deaths(parent.pool._pool)
+            pool.finish_reading(parent.pool._pool, parent.hub)
 
     def register_with_event_loop(self, parent: Any, hub: Any) -> None:
         """Called again at every connection to the broker; the pool sets its own handlers in the same turn."""
-        hub.call_soon(self._listen_for_deaths, parent.pool._pool)
-
-    def _await_deaths(self, pool: Any) -> None:
-        """A dying child closes its pipe before it can be reaped: a pool that looks too early looks again after 5 s."""
-        before = pool._event_process_exit
-
-        def event_process_exit(hub: Any, process: Any) -> None:
-            _await_end(process.pid)
-            before(hub, process)
-
-        pool._event_process_exit = event_process_exit
-
-    def _listen_for_deaths(self, pool: Any) -> None:
-        before = pool.on_process_down
-
-        def on_process_down(process: Any) -> None:
-            self.keeper.child_died(process.pid, process.exitcode)
-            before(process)
-
-        pool.on_process_down = on_process_down
+        hub.call_soon(pool.tell_of_deaths, parent.pool._pool, self.keeper.child_died)
 
     def _drain_at(self, number: signal.Signals) -> None:
         """Celery may sleep inside its handler, for what is at work to end: nothing more is to be sent from here on."""
@@ -275,20 +257,6 @@ def _slot() -> int:
     if not hasattr(_threads, "slot"):
         _threads.slot = _free.pop(0)
     return int(_threads.slot)
-
-
-def _await_end(pid: int) -> None:
-    """Wait until a child that is about to end can be reaped, for a second at most."""
-    if not hasattr(os, "pidfd_open"):
-        return
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        select.select([descriptor], [], [], 1.0)
-    finally:
-        os.close(descriptor)
 
 
 def _headers(request: Any) -> dict[str, Any]:

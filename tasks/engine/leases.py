@@ -50,6 +50,7 @@ class Keeper:
         send: publish best effort.
         refusals: what the transport refused, to be reported.
         kill: whether children are processes that can be signalled.
+        patience: seconds that a worker which was told to stop may do nothing, before it is ended.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Keeper:
         send: Callable[[list[Notice]], None],
         refusals: Refusals,
         kill: bool,
+        patience: float,
     ) -> None:
         self._worker = worker
         self._board = board
@@ -76,6 +78,7 @@ class Keeper:
         self._send = send
         self._refusals = refusals
         self._kill = kill
+        self._patience = patience
         self._stopping = threading.Event()
         self._draining = False
         self._wake: SimpleQueue[None] = SimpleQueue()  # A signal handler may put: an Event could lock itself out.
@@ -239,11 +242,18 @@ class Keeper:
 
     def _watch(self) -> None:
         """The clock's side: time limits, the end of a cancelled attempt's grace, the self-fence. Never waits."""
+        at_work = time.monotonic()
         while not self._stopping.wait(_WATCH_SECONDS):
             now = time.monotonic()
             with self._surviving(self._reports):
                 for slot in self._board.active():
                     self._watch_slot(slot, now)
+                    at_work = now
+            if not self._draining:
+                at_work = now
+            elif self._kill and now - at_work > self._patience:
+                log.error("worker_hangs", hint="It was told to stop, does nothing, and does not end: it is ended.")
+                os._exit(os.EX_SOFTWARE)
 
     def _watch_slot(self, slot: Slot, now: float) -> None:
         holding = (slot.run, slot.fence)

@@ -214,6 +214,17 @@ def test_row_12_a_worker_that_may_not_wait_gives_its_run_back_at_once(
     assert_invariants(installation)
 
 
+def test_a_worker_that_was_told_to_stop_and_hangs_is_ended(installation: Installation) -> None:
+    """Its children have stopped and never take the pool's goodbye."""
+    installation.start_dispatcher()
+    installation.start_worker("w1", TENANTRY_WORKER__GRACE_SECONDS="1")
+    for child in installation.children("w1"):
+        os.kill(child, signal.SIGSTOP)
+    installation.kill("w1", signal.SIGTERM, group=False)
+    assert installation.processes["w1"].wait(20) == os.EX_SOFTWARE
+    assert "worker_hangs" in installation.log("w1")
+
+
 def test_what_a_stopping_worker_still_does_takes_no_room_from_others(
     installation: Installation, tenant: Principal
 ) -> None:
