@@ -13,7 +13,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import structlog
 from celery import Celery, Task, bootsteps, signals
 from celery.exceptions import Ignore, Retry
 from celery.result import AsyncResult
@@ -31,7 +30,6 @@ from tenants import db, ids, lifeline, log, roles, settings
 from tenants.errors import InvalidInput
 from tenants.settings import Settings
 
-logger = structlog.get_logger(__name__)
 _SLOTS = 1024
 
 

@@ -24,6 +24,7 @@ from api.embedded import Servers
 from tenants import db, roles
 from tenants.context import Principal
 from tenants.roles import Addresses, Passwords
+from tests.support.hands import Hands
 from tests.support.installations import ROOT, Installation
 
 _PASSWORDS = Passwords(owner="owner-for-tests", app="app-for-tests", system="system-for-tests")
@@ -114,6 +115,14 @@ def tenant(new_tenant: Callable[..., Principal]) -> Principal:
 def other_tenant(new_tenant: Callable[..., Principal]) -> Principal:
     """Another one."""
     return new_tenant("diagnostics", "sales")
+
+
+@pytest.fixture(scope="module")
+def hands(installation: Installation) -> Iterator[Hands]:
+    """Moves the installation's runs by hand."""
+    made = Hands(installation)
+    yield made
+    made.close()
 
 
 @pytest.fixture

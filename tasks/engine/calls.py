@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import structlog
 from click import ClickException
 
 from tasks import registry
@@ -16,8 +15,6 @@ from tasks.engine.publish import Notice
 from tenants import db, system
 from tenants.errors import InvalidInput, TenantryError
 from tenants.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 
 class NotSent(ClickException):

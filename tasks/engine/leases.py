@@ -113,7 +113,7 @@ class Keeper:
         try:
             self._bury()
             for slot in self._board.active():
-                if self._kill:
+                if self._kill and _is_child(slot.pid):
                     _kill(slot.pid, signal.SIGKILL)
                 self._settle_dead(slot, None)
             self._reports.call("SELECT worker_gone(%s)", self._worker)
@@ -296,6 +296,14 @@ class Keeper:
         log.warning("attempt_killed", run=str(slot.run), reason=reason.name)
         if self._kill:
             _kill(slot.pid, signal.SIGKILL)
+
+
+def _is_child(pid: int) -> bool:
+    """Whether the process lives and is this one's child: the pool has reaped most, and their ids may be others' now."""
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return False
 
 
 def _kill(pid: int, number: int) -> None:

@@ -44,13 +44,6 @@ class Victim:
         }
 
 
-@pytest.fixture(scope="module")
-def hands(installation: Installation) -> Iterator[Hands]:
-    made = Hands(installation)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def victim(installation: Installation, hands: Hands, other_tenant: Principal) -> Iterator[Victim]:
     """Checks afterwards that not one row of the other tenant has changed."""

@@ -18,7 +18,7 @@ BEGIN
                          first_id(v_week), first_id(v_week + interval '7 days'));
         EXCEPTION WHEN check_violation THEN
           -- Rows of that week wait in the default partition, for a clock was ahead or no dispatcher ran: they move in.
-          EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', v_table || '_default');
+          EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', v_table || '_default');
           EXECUTE format('CREATE TABLE public.%I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', v_name, v_table);
           v_column := CASE v_table WHEN 'runs' THEN 'id' ELSE 'run_id' END;
           EXECUTE format('WITH moved AS (DELETE FROM %I WHERE %I >= %L AND %I < %L RETURNING *) INSERT INTO %I SELECT * FROM moved',

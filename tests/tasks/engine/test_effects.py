@@ -16,14 +16,6 @@ from tasks.engine.outcomes import Busy, Fenced
 from tenants import ids
 from tenants.context import Principal
 from tests.support.hands import Hands
-from tests.support.installations import Installation
-
-
-@pytest.fixture(scope="module")
-def hands(installation: Installation) -> Iterator[Hands]:
-    made = Hands(installation)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -23,7 +23,6 @@ from tenants import db
 from tenants.context import Principal
 from tenants.errors import InvalidState
 from tests.support.hands import Hands
-from tests.support.installations import Installation
 
 S = RunState
 SETTLEMENTS = st.sampled_from(
@@ -323,13 +322,6 @@ class Ledger(RuleBasedStateMachine):
     def _row(self, run: UUID) -> Row:
         [row] = [row for row in self._rows() if row.run == run]
         return row
-
-
-@pytest.fixture
-def hands(installation: Installation) -> Iterator[Hands]:
-    made = Hands(installation)
-    yield made
-    made.close()
 
 
 @pytest.mark.timeout(300)

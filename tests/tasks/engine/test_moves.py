@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -17,13 +17,6 @@ from tests.support.hands import Hands
 from tests.support.installations import Installation
 
 S = RunState
-
-
-@pytest.fixture(scope="module")
-def hands(installation: Installation) -> Iterator[Hands]:
-    made = Hands(installation)
-    yield made
-    made.close()
 
 
 def test_the_functions_make_every_legal_move_and_no_other(

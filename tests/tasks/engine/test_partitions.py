@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from uuid import UUID
-
-import pytest
 
 from tenants.context import Principal
 from tests.support.hands import Hands
 from tests.support.installations import Installation
 
 COLUMNS = "task, queue, args, priority, rank, state, max_attempts, actor_kind, actor, available_at"
-
-
-@pytest.fixture
-def hands(installation: Installation) -> Iterator[Hands]:
-    made = Hands(installation)
-    yield made
-    made.close()
 
 
 def test_rows_that_wait_in_the_default_partition_move_in_with_their_week(
@@ -45,6 +35,9 @@ def test_rows_that_wait_in_the_default_partition_move_in_with_their_week(
     assert made > 0
     for table in ("runs", "run_events"):
         assert _lies_in(installation, table, early).startswith(f"{table}_p2")
+        for login in ("tenantry_app", "tenantry_system"):
+            direct = "SELECT has_table_privilege(%s, %s, 'SELECT, INSERT, UPDATE, DELETE')"
+            assert installation.rows(direct, login, _lies_in(installation, table, early)) == [(False,)]
     assert installation.rows("SELECT * FROM run_events WHERE run_id = %s", str(early)) == before
     assert installation.run(tenant, UUID(str(early))).state == "SCHEDULED"
     assert hands.system.call("SELECT ensure_partitions(70)") == [(0,)]

@@ -22,8 +22,9 @@ BEGIN
       PERFORM pg_advisory_xact_lock(hashtext('tenantry.order_partitions'));
     END IF;
     IF to_regclass('sales_orders' || v_suffix) IS NULL THEN
-      -- No row may arrive between those that are copied and those that are deleted.
-      LOCK TABLE sales_orders_default, sales_order_lines_default IN SHARE ROW EXCLUSIVE MODE;
+      -- No row may arrive between those that are copied and those that are deleted. Attaching needs this lock in any
+      -- case: to take a lesser one first could end in a deadlock with who reads and then writes.
+      LOCK TABLE sales_orders_default, sales_order_lines_default IN ACCESS EXCLUSIVE MODE;
       FOREACH v_table IN ARRAY ARRAY['sales_orders', 'sales_order_lines'] LOOP
         EXECUTE format('CREATE TABLE public.%I (LIKE %I INCLUDING DEFAULTS INCLUDING GENERATED)',
                        v_table || v_suffix, v_table);
