@@ -20,22 +20,23 @@ import structlog
 from celery.beat import Scheduler as BeatScheduler
 
 from tasks.engine import grants, messages, publish, waiting
-from tasks.engine.fairness import Candidate, FairOrder
-from tasks.engine.fleet import Fleet
+from tasks.engine.costs import Costs
+from tasks.engine.fairness import Candidate, FairOrder, Line
+from tasks.engine.fleet import Fleet, Flight, Pool
 from tasks.engine.ledger import Change, Ledger, NotLeading, changes
+from tasks.engine.limits import Limits
 from tasks.engine.messages import Release
-from tasks.engine.publish import Notice
+from tasks.engine.publish import Bell, Ended, Notice
 from tasks.engine.states import RunState
-from tasks.engine.waiting import Pair
 from tenants import ids, names, roles, settings, system
 from tenants.errors import Misconfigured
 from tenants.settings import Settings
 
 log = structlog.get_logger(__name__)
 _HEADS = 64
-"""How many waiting runs of a tenant's queue are looked at ahead."""
-_PAIRS = 500
-"""How many tenants' queues are looked at in one query."""
+"""How many waiting runs of a line are looked at ahead."""
+_LINES = 5000
+"""How many lines are looked for at a sweep."""
 _BATCH = 500
 _BELLS = 1000
 """How many bells are heard at once: a flood of them must not keep the dispatcher from its work."""
@@ -67,6 +68,7 @@ class Dispatcher:
             else self._client
         )
         self._ears = publish.connect(address, timeout_seconds=current.redis.timeout_seconds).pubsub()  # type: ignore[no-untyped-call]
+        self._costs = Costs()
         self._step = timedelta(seconds=current.engine.priority_step_seconds)
         self._epoch: int | None = None
         self._lead_next = self._sweep_next = self._housekeeping_next = self._broker_next = self._listen_next = 0.0
@@ -132,10 +134,19 @@ class Dispatcher:
 
     def _forget(self) -> None:
         """What is known of the runs is read anew at the next sweep."""
-        self._order = FairOrder()
-        self._fleet = Fleet(self._engine.buffer_milliseconds / 1000)
-        self._unread: dict[Pair, None] = {}
-        self._deeper: set[Pair] = set()
+        self._fleet = Fleet(self._engine.buffer_milliseconds / 1000, self._costs.of_queue)
+        self._limits = Limits()
+        self._sort([])
+
+    def _sort(self, pools: list[Pool]) -> None:
+        """Begin an order of its own for each pool, of which nothing is known yet."""
+        self._orders: dict[str, FairOrder] = {}
+        for pool in pools:
+            order = FairOrder({})
+            self._orders.update(dict.fromkeys(pool.queues, order))
+        self._unread: dict[Line, None] = {}
+        self._deeper: set[Line] = set()
+        self._read_until: Line | None = None
         self._sweep_next = 0.0
 
     def _pause(self, now: float) -> float:
@@ -167,13 +178,21 @@ class Dispatcher:
             self._listen_next = time.monotonic() + _BROKER_PAUSE_SECONDS
 
     def _hear(self, data: bytes) -> None:
-        bell = publish.heard(data)
-        if bell is None:
-            return
-        if bell.cost is None:
-            self._unread[(bell.tenant, bell.queue)] = None
-        else:
-            self._fleet.freed(bell.queue, bell.cost)
+        match publish.heard(data):
+            case Bell(line):
+                self._unread[line] = None
+            case Ended(run, fence, seconds) if flight := self._fleet.ended(run, fence):
+                if seconds:
+                    self._costs.learn(flight.line, seconds)
+                self._landed(flight, seconds)
+
+    def _landed(self, flight: Flight, seconds: float) -> None:
+        """A run takes up nothing more: what it took is charged, and who waited for its place is asked again."""
+        line = flight.line
+        self._limits.vacate(line)
+        if order := self._orders.get(line.queue):
+            order.charge(line.tenant, line.key, seconds - flight.expected)
+            order.wake(line.tenant, line.key)
 
     def _sweep(self) -> None:
         """Repair what bells lost: the fleet, what is due, what was not claimed, what died, what waits."""
@@ -190,12 +209,38 @@ class Dispatcher:
         if len(moved) >= _BATCH:
             self._sweep_next = started
         self._tell(moved)
-        self._fleet.read(self._ledger, alive_seconds=self._engine.lease_seconds)
-        self._unread.update(dict.fromkeys(waiting.active(self._ledger)))
+        new = self._count()
+        self._survey()
+        self._read_waiting()
+        for flight in new:
+            if order := self._orders.get(flight.line.queue):
+                order.charge(flight.line.tenant, flight.line.key, flight.expected)
         self._next_due(started)
         if started >= self._housekeeping_next:
             self._housekeeping_next = started + _HOUSEKEEPING_SECONDS
             self._keep_house()
+
+    def _count(self) -> list[Flight]:
+        """Read the fleet anew, and what bells have not told of it; what is in flight and not charged yet."""
+        before = [sorted(pool.queues) for pool in self._fleet.pools()]
+        new, gone = self._fleet.read(self._ledger, self._costs.of, alive_seconds=self._engine.lease_seconds)
+        self._limits.recount(flight.line for flight in self._fleet.flights())
+        if [sorted(pool.queues) for pool in self._fleet.pools()] != before:
+            self._sort(self._fleet.pools())
+            return self._fleet.flights()
+        for flight in gone:
+            if order := self._orders.get(flight.line.queue):
+                order.wake(flight.line.tenant, flight.line.key)
+        return new
+
+    def _survey(self) -> None:
+        """Find what waits and is not known: some more lines at every sweep, and from the first on again."""
+        found = waiting.lines(self._ledger, self._read_until, _LINES)
+        self._read_until = found[-1] if len(found) == _LINES else None
+        for line in found:
+            order = self._orders.get(line.queue)
+            if order is not None and not order.known(line):
+                self._unread[line] = None
 
     def _next_due(self, now: float) -> None:
         """When the next delayed run is due, if that is before the next sweep."""
@@ -208,9 +253,14 @@ class Dispatcher:
         if time.monotonic() < self._broker_next:
             return
         self._read_waiting()
+        self._limits.now = time.time()
+        for tenant, key in self._limits.opened():
+            for order in set(self._orders.values()):
+                order.wake(tenant, key)
         for pool in self._fleet.pools():
+            order = self._orders[next(iter(pool.queues))]
             while room := pool.room():
-                picked = self._order.pick(pool.rooms(), min(room, _BATCH))
+                picked = order.pick(pool.rooms(), min(room, _BATCH), self._costs.of, self._limits)
                 if not picked:
                     break
                 self._release_picked(picked)
@@ -219,23 +269,24 @@ class Dispatcher:
                     return
 
     def _read_waiting(self) -> None:
-        """Look at the front of the tenants' queues that have changed."""
+        """Look at the front of the lines that have changed."""
         while self._unread:
-            pairs = list(self._unread)[:_PAIRS]
-            for pair in pairs:
-                del self._unread[pair]
-            candidates = waiting.heads(self._ledger, pairs, _HEADS)
-            found = Counter((candidate.tenant, candidate.queue) for candidate in candidates)
-            for pair in pairs:
-                self._order.forget(*pair)
-                (self._deeper.add if found[pair] >= _HEADS else self._deeper.discard)(pair)
-            self._order.offer(candidates)
+            lines = [line for line in list(self._unread)[:_BATCH] if line.queue in self._orders]
+            for line in list(self._unread)[:_BATCH]:
+                del self._unread[line]
+            candidates = waiting.heads(self._ledger, lines, _HEADS)
+            found = Counter(candidate.line for candidate in candidates)
+            for line in lines:
+                self._orders[line.queue].forget(line)
+                (self._deeper.add if found[line] >= _HEADS else self._deeper.discard)(line)
+            for candidate in candidates:
+                self._orders[candidate.line.queue].offer([candidate])
 
     def _look_deeper(self, picked: Iterable[Candidate]) -> None:
-        """A queue whose known front has been released is read again, where there was more behind it."""
-        for pair in {(candidate.tenant, candidate.queue) for candidate in picked}:
-            if pair in self._deeper and not self._order.known(*pair):
-                self._unread[pair] = None
+        """A line whose known front has been released is read again, where there was more behind it."""
+        for line in {candidate.line for candidate in picked}:
+            if line in self._deeper and not self._orders[line.queue].known(line):
+                self._unread[line] = None
         if self._unread:
             self._read_waiting()
 
@@ -244,46 +295,63 @@ class Dispatcher:
             "SELECT * FROM release_runs(%s, %s, %s, %s)",
             self._engine.shard,
             self._epoch,
-            [candidate.tenant for candidate in picked],
+            [candidate.line.tenant for candidate in picked],
             [candidate.run for candidate in picked],
         )
-        order = {candidate.run: place for place, candidate in enumerate(picked)}
-        rows.sort(key=lambda row: order[row[1]])
-        self._publish(rows)
+        places = {candidate.run: place for place, candidate in enumerate(picked)}
+        rows.sort(key=lambda row: places[row[1]])
+        released = {row[1] for row in rows}
+        for candidate in picked:
+            if candidate.run not in released:
+                self._not_released(candidate)
+        self._publish([(picked[places[row[1]]], row) for row in rows])
 
-    def _publish(self, rows: list[tuple[Any, ...]]) -> None:
+    def _not_released(self, candidate: Candidate) -> None:
+        """It counts for nothing, and its line is read anew."""
+        line = candidate.line
+        self._limits.untake(candidate)
+        order = self._orders[line.queue]
+        order.charge(line.tenant, line.key, -self._costs.of(line))
+        order.wake(line.tenant, line.key)
+        self._unread[line] = None
+
+    def _publish(self, released: list[tuple[Candidate, tuple[Any, ...]]]) -> None:
         """Hand the released runs to their queues; what the broker refuses goes back into the ledger's queue."""
         pipeline = self._broker.pipeline(transaction=False)
         told: list[Notice] = []
-        for tenant, run, task, queue, fence, sequence, attempt, at in rows:
+        for _, (tenant, run, task, queue, fence, sequence, attempt, at) in released:
             release = Release(tenant, run, task, queue, fence)
             pipeline.lpush(queue, messages.encode(release, self._engine.grant_keys, self._engine.grant_seconds))
             told.append(Change(tenant, run, RunState.RELEASED, sequence, attempt, at, queue))
         try:
             answers = pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
-            answers = [error] * len(rows)
-        refused = [row for row, answer in zip(rows, answers, strict=True) if isinstance(answer, Exception)]
+            answers = [error] * len(released)
+        refused = []
+        for (candidate, row), answer in zip(released, answers, strict=True):
+            if isinstance(answer, Exception):
+                refused.append((candidate, row))
+            else:
+                flight = Flight(candidate.line, self._costs.of(candidate.line))
+                self._fleet.released(candidate.run, row[4], flight)
         if refused:
             causes = sorted({str(answer) for answer in answers if isinstance(answer, Exception)})
             log.warning("broker_refused", error=causes[0], runs=len(refused))
             self._broker_next = time.monotonic() + _BROKER_PAUSE_SECONDS
             self._take_back(refused)
-        for row, answer in zip(rows, answers, strict=True):
-            if not isinstance(answer, Exception):
-                self._fleet.released(row[3])
         self._tell(told)
 
-    def _take_back(self, rows: list[tuple[Any, ...]]) -> None:
+    def _take_back(self, refused: list[tuple[Candidate, tuple[Any, ...]]]) -> None:
         self._ledger.call(
             "SELECT unrelease_runs(%s, %s, %s, %s, %s)",
             self._engine.shard,
             self._epoch,
-            [row[0] for row in rows],
-            [row[1] for row in rows],
-            [row[4] for row in rows],
+            [candidate.line.tenant for candidate, _ in refused],
+            [candidate.run for candidate, _ in refused],
+            [row[4] for _, row in refused],
         )
-        self._unread.update(dict.fromkeys((row[0], row[3]) for row in rows))
+        for candidate, _ in refused:
+            self._not_released(candidate)
 
     def _change(self, statement: str, *values: Any) -> list[Change]:
         return changes(self._ledger.call(statement, self._engine.shard, self._epoch, *values))

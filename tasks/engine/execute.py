@@ -19,7 +19,7 @@ from tasks.engine.board import Slot
 from tasks.engine.context import Attempt, Desk, RunContext
 from tasks.engine.grants import BadGrant, Grant
 from tasks.engine.ledger import Change, Claim, Settlement
-from tasks.engine.publish import Bell, Notice
+from tasks.engine.publish import Ended, Notice
 from tasks.engine.states import RunState
 from tasks.registry import TaskDefinition
 from tenants import ids
@@ -69,7 +69,7 @@ def perform(
         refusals.count_dropped(desk.ledger, "stale", worker)
         return Ending.IGNORE, None
     if claim.held:
-        desk.send([Bell(grant.queue, grant.tenant, cost=0.0)])
+        desk.send([Ended(grant.run, grant.fence, 0.0)])
         return Ending.IGNORE, None
     return _attempt(desk, definition, grant, claim, finished)
 
@@ -129,7 +129,7 @@ def _attempt(
             desk.board.leave(slot)
             context.roll_back()
             log.warning("attempt_fenced", reason=str(error))
-            desk.send([Bell(grant.queue, grant.tenant, cost=time.monotonic() - started)])
+            desk.send([Ended(grant.run, grant.fence, time.monotonic() - started)])
             return Ending.IGNORE, None
         except Exception:
             desk.board.leave(slot)
@@ -138,7 +138,7 @@ def _attempt(
         desk.board.leave(slot)
         after = context.finish()
         seconds = time.monotonic() - started
-        finished(change, settlement, [*after, change, Bell(grant.queue, grant.tenant, cost=seconds)])
+        finished(change, settlement, [*after, change, Ended(grant.run, grant.fence, seconds)])
         log.info("attempt_ended", state=change.state, seconds=round(seconds, 4))
     return _ending(change), settlement
 

@@ -1,25 +1,51 @@
-"""The workers there are, and what they can start now."""
+"""The workers there are, what is on its way to them or running, and what they can start now."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from uuid import UUID
+
+from tasks.engine.fairness import Line
 
 if TYPE_CHECKING:
     from tasks.engine.ledger import Ledger
 
 _LARGEST_BUFFER = 64
 """The most runs released ahead for one slot."""
-_MEMORY_OF_COST = 0.9
-
-_IN_FLIGHT = """
-SELECT queue, count(*) FROM (
-  SELECT queue FROM runs WHERE state = 'RELEASED' UNION ALL
-  SELECT l.queue FROM run_leases l JOIN workers w ON w.name = l.worker
-  WHERE w.slots > 0 AND w.last_seen > clock_timestamp() - make_interval(secs => %s)
-) AS flying GROUP BY queue
+_WORKERS = """
+SELECT queues, slots FROM workers WHERE last_seen > clock_timestamp() - make_interval(secs => %s)
 """
-"""What takes up the slots there are: not what a worker still holds that has none left to give."""
+_IN_FLIGHT = """
+SELECT r.id, r.fence, r.tenant_id, r.queue, r.task, r.concurrency_key, true
+FROM runs r WHERE r.state = 'RELEASED'
+UNION ALL
+SELECT r.id, l.fence, r.tenant_id, r.queue, r.task, r.concurrency_key,
+       coalesce(w.slots > 0 AND w.last_seen > clock_timestamp() - make_interval(secs => %s), false)
+FROM run_leases l
+JOIN runs r ON r.tenant_id = l.tenant_id AND r.id = l.run_id
+LEFT JOIN workers w ON w.name = l.worker
+"""
+"""With whether it takes up one of the slots there are: not what a worker still holds that has none left to give."""
+
+Holding = tuple[UUID, int]
+"""A run and the fence it was released under."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A run that has been released and has not ended.
+
+    Args:
+        expected: the worker-seconds it was charged with.
+        counts: whether it takes up a slot.
+    """
+
+    line: Line
+    expected: float
+    counts: bool = True
 
 
 @dataclass(slots=True)
@@ -45,26 +71,43 @@ class Pool:
 
 
 class Fleet:
-    """What the dispatcher knows of the workers: read at every sweep, kept in step by bells in between.
+    """What the dispatcher knows of the workers: read at every sweep, kept in step by releases and bells in between.
 
     Args:
         buffer_seconds: how much work to release ahead for each slot.
+        cost: worker-seconds that a run of a queue is expected to take; None where nothing is known.
     """
 
-    def __init__(self, buffer_seconds: float) -> None:
+    def __init__(self, buffer_seconds: float, cost: Callable[[str], float | None]) -> None:
         self._buffer_seconds = buffer_seconds
-        self._flying: dict[str, int] = {}
-        self._costs: dict[str, float] = {}
+        self._cost = cost
+        self._flights: dict[Holding, Flight] = {}
+        self._counts: Counter[str] = Counter()
         self._pools: list[Pool] = []
 
-    def read(self, ledger: Ledger, *, alive_seconds: float) -> None:
-        """Read the live workers, and what is released or running."""
-        rows = ledger.call(
-            "SELECT queues, slots FROM workers WHERE last_seen > clock_timestamp() - make_interval(secs => %s)",
-            alive_seconds,
-        )
+    def read(
+        self, ledger: Ledger, cost: Callable[[Line], float], *, alive_seconds: float
+    ) -> tuple[list[Flight], list[Flight]]:
+        """Read the live workers, and what is released or running.
+
+        Args:
+            cost: what to expect of a run that was not known.
+
+        Returns:
+            What was not known, and what is no more.
+        """
+        rows = ledger.call(_WORKERS, alive_seconds)
         self._pools = _pooled(self, [(frozenset(queues), slots) for queues, slots in rows])
-        self._flying = dict(ledger.call(_IN_FLIGHT, alive_seconds))
+        found: dict[Holding, Flight] = {}
+        for run, fence, tenant, queue, task, key, counts in ledger.call(_IN_FLIGHT, alive_seconds):
+            known = self._flights.get((run, fence))
+            line = known.line if known else Line(tenant, queue, task, key)
+            found[(run, fence)] = Flight(line, known.expected if known else cost(line), counts)
+        new = [flight for holding, flight in found.items() if holding not in self._flights]
+        gone = [flight for holding, flight in self._flights.items() if holding not in found]
+        self._flights = found
+        self._counts = Counter(flight.line.queue for flight in found.values() if flight.counts)
+        return new, gone
 
     def pools(self) -> list[Pool]:
         """The groups of queues that share workers."""
@@ -74,26 +117,30 @@ class Fleet:
         """Whether anything could be released now."""
         return any(pool.room() for pool in self._pools)
 
+    def flights(self) -> list[Flight]:
+        """What is released or running."""
+        return list(self._flights.values())
+
     def in_flight(self, queue: str) -> int:
-        """How many runs of the queue are released or running."""
-        return self._flying.get(queue, 0)
+        """How many runs of the queue take up slots."""
+        return self._counts[queue]
 
     def ahead(self, queue: str) -> float:
         """How many runs of the queue a slot is expected to start within the buffer's time."""
-        cost = self._costs.get(queue)
-        return 0.0 if cost is None else min(_LARGEST_BUFFER, self._buffer_seconds / max(cost, 1e-4))
+        cost = self._cost(queue)
+        return 0.0 if cost is None else min(_LARGEST_BUFFER, self._buffer_seconds / cost)
 
-    def released(self, queue: str) -> None:
+    def released(self, run: UUID, fence: int, flight: Flight) -> None:
         """One more run is on its way."""
-        self._flying[queue] = self._flying.get(queue, 0) + 1
+        self._flights[(run, fence)] = flight
+        self._counts[flight.line.queue] += 1
 
-    def freed(self, queue: str, cost: float) -> None:
-        """A run has left its slot after so many seconds; after none, if it was not begun."""
-        self._flying[queue] = max(0, self._flying.get(queue, 0) - 1)
-        if not cost:
-            return
-        before = self._costs.get(queue)
-        self._costs[queue] = cost if before is None else _MEMORY_OF_COST * before + (1 - _MEMORY_OF_COST) * cost
+    def ended(self, run: UUID, fence: int) -> Flight | None:
+        """A run has left its slot; None where it is not known, or has been told before."""
+        flight = self._flights.pop((run, fence), None)
+        if flight is not None and flight.counts:
+            self._counts[flight.line.queue] -= 1
+        return flight
 
 
 def _pooled(fleet: Fleet, workers: list[tuple[frozenset[str], int]]) -> list[Pool]:

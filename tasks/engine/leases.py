@@ -24,7 +24,7 @@ from tasks.engine import execute
 from tasks.engine.board import Board, Phase, Reason, Slot
 from tasks.engine.ledger import Change, Holding, Ledger, Settlement
 from tasks.engine.outcomes import Fenced
-from tasks.engine.publish import Bell, Notice
+from tasks.engine.publish import Ended, Notice
 from tasks.engine.refusals import Refusals
 from tasks.engine.states import RunState
 from tenants.settings import Engine
@@ -222,8 +222,7 @@ class Keeper:
 
     def _tell(self, slot: Slot, change: Change, cause: str | None) -> None:
         log.warning("attempt_died", run=str(slot.run), cause=cause, state=change.state)
-        queue = list(registry.definitions().values())[slot.task].queue
-        self._send([change, Bell(queue, slot.tenant, cost=time.monotonic() - slot.started)])
+        self._send([change, Ended(slot.run, slot.fence, time.monotonic() - slot.started)])
 
     def _report(self) -> None:
         current = {(slot.run, slot.fence) for slot in self._board.active()}

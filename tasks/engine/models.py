@@ -48,7 +48,15 @@ class Run(TenantRow, Base):
     __table_args__ = (
         CheckConstraint(f"state IN ({_STATES})", name="state"),
         CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
-        Index("ix_runs_queued", "tenant_id", "queue", "rank", postgresql_where=text("state = 'QUEUED'")),
+        Index(
+            "ix_runs_queued",
+            "tenant_id",
+            "queue",
+            "task",
+            text("coalesce(concurrency_key, '')"),
+            "rank",
+            postgresql_where=text("state = 'QUEUED'"),
+        ),
         Index("ix_runs_scheduled", "available_at", postgresql_where=text("state = 'SCHEDULED'")),
         Index("ix_runs_released", "released_at", postgresql_where=text("state = 'RELEASED'")),
         Index("ix_runs_waiting", "tenant_id", "wait_event", postgresql_where=text("state = 'WAITING'")),

@@ -17,6 +17,7 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tasks.engine.fairness import Line
 from tasks.engine.ledger import Change
 from tenants import names
 from tenants.settings import Settings
@@ -26,34 +27,45 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Bell:
-    """Something changed that a dispatcher wants to know.
+    """Something waits that did not before."""
 
-    Args:
-        queue: the queue concerned.
-        tenant: the tenant concerned.
-        key: the run's concurrency key.
-        cost: worker-seconds of the attempt that ended and freed a slot; None when work arrived instead.
-    """
-
-    queue: str
-    tenant: UUID
-    key: str | None = None
-    cost: float | None = None
+    line: Line
 
     def encode(self) -> bytes:
         """The bell as it goes over Redis."""
-        return orjson.dumps((self.queue, self.tenant.hex, self.key, self.cost))
+        return orjson.dumps((self.line.tenant.hex, *self.line[1:]))
 
 
-def heard(data: bytes) -> Bell | None:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A run has left its slot.
+
+    Args:
+        run: which one.
+        fence: the fence it was released under.
+        seconds: how long it held the slot; none, if it was not begun.
+    """
+
+    run: UUID
+    fence: int
+    seconds: float
+
+    def encode(self) -> bytes:
+        """The bell as it goes over Redis."""
+        return orjson.dumps((self.run.hex, self.fence, self.seconds))
+
+
+def heard(data: bytes) -> Bell | Ended | None:
     """The bell behind a message, or None for what is none."""
     try:
-        queue, tenant, key, cost = orjson.loads(data)
-        bell = Bell(queue, UUID(tenant), key, None if cost is None else float(cost))
-    except (ValueError, TypeError, AttributeError):
-        return None
-    texts = isinstance(queue, str) and isinstance(key, str | None)
-    return bell if texts and (bell.cost is None or 0 <= bell.cost < math.inf) else None
+        match orjson.loads(data):
+            case [str(tenant), str(queue), str(task), str() | None as key]:
+                return Bell(Line(UUID(tenant), queue, task, key))
+            case [str(run), int(fence), float() | int() as seconds] if 0 <= seconds < math.inf:
+                return Ended(UUID(run), fence, float(seconds))
+    except ValueError:
+        log.warning("bell_unreadable")
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,7 @@ class Progress:
     message: str | None
 
 
-Notice = Bell | Change | Progress
+Notice = Bell | Ended | Change | Progress
 
 
 def entry(notice: Change | Progress) -> bytes:
@@ -99,7 +111,7 @@ def entry(notice: Change | Progress) -> bytes:
 def add(pipeline: Any, notices: Iterable[Notice], stream_length: int) -> None:
     """Put notices on a pipeline, synchronous or not."""
     for notice in notices:
-        if isinstance(notice, Bell):
+        if isinstance(notice, Bell | Ended):
             pipeline.publish(names.BELL, notice.encode())
         else:
             pipeline.xadd(names.stream(notice.tenant), {b"u": entry(notice)}, maxlen=stream_length, approximate=True)
@@ -189,5 +201,5 @@ class Bells:
 
 
 def _merged(notices: Iterable[Notice]) -> Iterable[Notice]:
-    """The notices, each bell that work arrived once: it says no more twice."""
+    """The notices, each once: it says no more twice."""
     return dict.fromkeys(notices)

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tasks.engine import requests
+from tasks.engine.fairness import Line
 from tasks.engine.ledger import Change
 from tasks.engine.models import Run, RunEvent, RunLease, RunProgress
 from tasks.engine.publish import Bell
@@ -212,7 +213,7 @@ def deliver(session: Session, event: str) -> int:
     for run in waiting:
         move(session, run, RunState.QUEUED, f"{event} happened")
         run.wait_event = None
-        db.notify(session, Bell(run.queue, run.tenant_id, run.concurrency_key))
+        db.notify(session, Bell(line(run)))
     session.flush()
     return len(waiting)
 
@@ -234,6 +235,11 @@ def move(session: Session, run: Run, state: RunState, note: str | None) -> None:
         )
     )
     db.notify(session, Change(run.tenant_id, run.id, state, run.sequence, run.attempt, now, run.queue))
+
+
+def line(run: Run) -> Line:
+    """What the run waits in."""
+    return Line(run.tenant_id, run.queue, run.task, run.concurrency_key)
 
 
 def matching(query: Select[Any], wanted: RunFilter) -> Select[Any]:
@@ -285,8 +291,8 @@ def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
         if not one.replayed:
             run = one.run
             db.notify(session, Change(run.tenant_id, run.id, run.state, 1, 0, run.created_at, run.queue))
-    for queue, key in {(one.run.queue, one.run.concurrency_key) for one in accepted if not one.replayed}:
-        db.notify(session, Bell(queue, caller.tenant, key))
+    for place in {line(one.run) for one in accepted if not one.replayed}:
+        db.notify(session, Bell(place))
     return accepted
 
 

@@ -5,48 +5,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from tasks.engine.fairness import Candidate
+from tasks.engine.fairness import Candidate, Line
 from tasks.engine.ledger import Ledger
 
-Pair = tuple[UUID, str]
-"""A tenant and one of its queues."""
-
-_ACTIVE = """
-WITH RECURSIVE pairs AS (
-  (SELECT tenant_id, queue FROM runs WHERE state = 'QUEUED' ORDER BY tenant_id, queue LIMIT 1)
+_LINES = """
+WITH RECURSIVE lines AS (
+  (SELECT tenant_id, queue, task, coalesce(concurrency_key, '') AS key FROM runs
+   WHERE state = 'QUEUED' AND (tenant_id, queue, task, coalesce(concurrency_key, '')) > (%s, %s, %s, %s)
+   ORDER BY tenant_id, queue, task, coalesce(concurrency_key, '') LIMIT 1)
   UNION ALL
-  SELECT n.tenant_id, n.queue FROM pairs p, LATERAL (
-    SELECT r.tenant_id, r.queue FROM runs r
-    WHERE r.state = 'QUEUED' AND (r.tenant_id, r.queue) > (p.tenant_id, p.queue)
-    ORDER BY r.tenant_id, r.queue LIMIT 1) n
+  SELECT n.* FROM lines l, LATERAL (
+    SELECT tenant_id, queue, task, coalesce(concurrency_key, '') FROM runs
+    WHERE state = 'QUEUED'
+      AND (tenant_id, queue, task, coalesce(concurrency_key, '')) > (l.tenant_id, l.queue, l.task, l.key)
+    ORDER BY tenant_id, queue, task, coalesce(concurrency_key, '') LIMIT 1) n
 )
-SELECT tenant_id, queue FROM pairs
+SELECT tenant_id, queue, task, key FROM lines LIMIT %s
 """
-_WAITING = """
-SELECT r.rank, r.id, r.tenant_id, r.queue, r.task, r.concurrency_key
-FROM unnest(%s::uuid[], %s::text[]) AS u(tenant, queue)
+_HEADS = """
+SELECT r.rank, r.id, u.tenant, u.queue, u.task, nullif(u.key, '')
+FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[]) AS u(tenant, queue, task, key)
 JOIN tenants t ON t.id = u.tenant AND NOT t.paused AND t.suspended_at IS NULL
 CROSS JOIN LATERAL (
-  SELECT * FROM (
-    SELECT rank, id, tenant_id, queue, task, concurrency_key FROM runs
-    WHERE tenant_id = u.tenant AND queue = u.queue AND state = 'QUEUED' ORDER BY rank LIMIT %s
-  ) heads
+  SELECT rank, id FROM runs
+  WHERE tenant_id = u.tenant AND queue = u.queue AND task = u.task AND coalesce(concurrency_key, '') = u.key
+    AND state = 'QUEUED'
+  ORDER BY rank LIMIT %s
 ) r
 """
 _NEXT_DUE = """
 SELECT extract(epoch FROM min(available_at) - clock_timestamp())::float8 FROM runs WHERE state = 'SCHEDULED'
 """
+_BEFORE_ALL = Line(UUID(int=0), "", "", None)
 
 
-def active(ledger: Ledger) -> list[Pair]:
-    """Every tenant's queue that holds a QUEUED run: one step in an index for each, however many runs there are."""
-    return [(tenant, queue) for tenant, queue in ledger.call(_ACTIVE)]
+def lines(ledger: Ledger, after: Line | None, most: int) -> list[Line]:
+    """Every line that holds a QUEUED run, in order: one step in an index for each, however many runs there are.
+
+    Args:
+        after: go on behind this one.
+        most: how many at a time.
+    """
+    place = after or _BEFORE_ALL
+    rows = ledger.call(_LINES, place.tenant, place.queue, place.task, place.key or "", most)
+    return [Line(tenant, queue, task, key or None) for tenant, queue, task, key in rows]
 
 
-def heads(ledger: Ledger, pairs: Sequence[Pair], most: int) -> list[Candidate]:
-    """The runs at the front of these queues, at most so many of each; none of a paused or suspended tenant."""
-    rows = ledger.call(_WAITING, [tenant for tenant, _ in pairs], [queue for _, queue in pairs], most)
-    return [Candidate(*row) for row in rows]
+def heads(ledger: Ledger, read: Sequence[Line], most: int) -> list[Candidate]:
+    """The runs at the front of these lines, at most so many of each; none of a paused or suspended tenant."""
+    columns = ([line.tenant for line in read], [line.queue for line in read], [line.task for line in read])
+    rows = ledger.call(_HEADS, *columns, [line.key or "" for line in read], most)
+    known = {line: line for line in read}
+    return [Candidate(rank, run, known[Line(*line)]) for rank, run, *line in rows]
 
 
 def next_due(ledger: Ledger) -> float | None:

@@ -1,155 +1,337 @@
-"""The order of releases: nobody lost, nobody doubled, everybody in turn, and no room left empty."""
+"""The order of releases: nobody lost, nobody doubled, shares by weight, and no room left empty."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from functools import partial
 from uuid import UUID
 
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tasks.engine.fairness import Candidate, FairOrder
+from tasks.engine.fairness import Candidate, FairOrder, Heap, Line
 
 TENANTS = [UUID(int=number) for number in range(1, 6)]
 QUEUES = ("analysis", "mail", "reports")
+TASKS = ("x.one", "x.two")
+KEYS = (None, "a", "b")
 START = datetime(2026, 1, 1, tzinfo=UTC)
+ROOMS = st.dictionaries(st.sampled_from(QUEUES), st.integers(0, 30))
+LINES = st.builds(
+    Line, st.sampled_from(TENANTS), st.sampled_from(QUEUES), st.sampled_from(TASKS), st.sampled_from(KEYS)
+)
+
+
+@dataclass
+class Doors:
+    """A gate whose doors are shut by hand."""
+
+    shut_tasks: set[tuple[UUID, str, str]] = field(default_factory=set)
+    shut_keys: set[tuple[UUID, str | None]] = field(default_factory=set)
+    taken: list[Candidate] = field(default_factory=list)
+
+    def task(self, tenant: UUID, queue: str, task: str) -> bool:
+        return (tenant, queue, task) not in self.shut_tasks
+
+    def key(self, line: Line) -> bool:
+        return (line.tenant, line.key) not in self.shut_keys
+
+    def take(self, candidate: Candidate) -> None:
+        self.taken.append(candidate)
+
+    def open(self, line: Line) -> bool:
+        """Whether a run of the line may start."""
+        return self.task(line.tenant, line.queue, line.task) and self.key(line)
+
+
+def _candidate(number: int, line: Line, seconds: float = 0) -> Candidate:
+    return Candidate(START + timedelta(seconds=seconds), UUID(int=1000 + number), line)
 
 
 @st.composite
 def _candidates(draw: st.DrawFn) -> list[Candidate]:
-    wanted = draw(
-        st.lists(st.tuples(st.sampled_from(TENANTS), st.sampled_from(QUEUES), st.integers(0, 50)), max_size=60)
-    )
-    return [
-        Candidate(START + timedelta(seconds=rank), UUID(int=1000 + number), tenant, queue, "x.y", None)
-        for number, (tenant, queue, rank) in enumerate(wanted)
-    ]
+    wanted = draw(st.lists(st.tuples(LINES, st.integers(0, 50)), max_size=60))
+    return [_candidate(number, line, rank) for number, (line, rank) in enumerate(wanted)]
 
 
-def _order(candidates: list[Candidate]) -> FairOrder:
-    order = FairOrder()
+def _order(candidates: Iterable[Candidate], **weights: float) -> FairOrder:
+    order = FairOrder({UUID(int=int(name[1:])): weight for name, weight in weights.items()})
     order.offer(candidates)
     return order
 
 
-ROOMS = st.dictionaries(st.sampled_from(QUEUES), st.integers(0, 30))
+def _one(line: Line) -> float:
+    return 1.0
 
 
 @given(_candidates(), ROOMS, st.integers(0, 60))
 def test_as_much_is_picked_as_there_is_room_and_work_for(
     candidates: list[Candidate], rooms: dict[str, int], most: int
 ) -> None:
-    waiting = Counter(candidate.queue for candidate in candidates)
+    waiting = Counter(candidate.line.queue for candidate in candidates)
     left = dict(rooms)
-    picked = _order(candidates).pick(left, most)
+    picked = _order(candidates).pick(left, most, _one, Doors())
     assert len(picked) == min(most, sum(min(waiting[queue], room) for queue, room in rooms.items()))
-    taken = Counter(candidate.queue for candidate in picked)
+    taken = Counter(candidate.line.queue for candidate in picked)
     assert {queue: rooms[queue] - taken[queue] for queue in rooms} == left
-    assert all(room >= 0 for room in left.values())
 
 
-@given(_candidates(), ROOMS, st.lists(st.integers(1, 9), min_size=1))
-def test_everybody_is_picked_once_and_in_the_end(
-    candidates: list[Candidate], rooms: dict[str, int], portions: list[int]
-) -> None:
+@given(_candidates(), st.lists(st.integers(1, 9), min_size=1))
+def test_everybody_is_picked_once_and_in_the_end(candidates: list[Candidate], portions: list[int]) -> None:
     order = _order(candidates)
     picked: list[Candidate] = []
     for turn in range(len(candidates) + 1):
-        picked += order.pick(dict.fromkeys(QUEUES, 1000), portions[turn % len(portions)])
+        picked += order.pick(dict.fromkeys(QUEUES, 1000), portions[turn % len(portions)], _one, Doors())
     assert sorted(picked) == sorted(candidates)
-    assert all(order.known(tenant, queue) == 0 for tenant in TENANTS for queue in QUEUES)
+    assert all(order.known(candidate.line) == 0 for candidate in candidates)
 
 
-@given(_candidates(), st.integers(1, 60))
-def test_between_two_picks_of_a_tenant_no_other_with_work_is_passed_over_or_served_twice(
-    candidates: list[Candidate], most: int
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.lists(st.integers(1, 20), min_size=1, max_size=3)), min_size=2, max_size=5
+    ),
+    st.integers(1, 200),
+)
+def test_while_tenants_have_work_their_service_by_weight_differs_by_no_more_than_one_run_of_each(
+    tenants: list[tuple[int, list[int]]], picks: int
 ) -> None:
-    picked = _order(candidates).pick(dict.fromkeys(QUEUES, 1000), most)
-    waiting = Counter(candidate.tenant for candidate in candidates)
-    last: dict[UUID, tuple[int, set[UUID]]] = {}
-    for place, candidate in enumerate(picked):
-        waiting[candidate.tenant] -= 1
-        if candidate.tenant in last:
-            before, had_work = last[candidate.tenant]
-            between = [other.tenant for other in picked[before + 1 : place]]
-            assert sorted(between) == sorted(had_work)
-        others = {tenant for tenant, left in waiting.items() if left and tenant != candidate.tenant}
-        last[candidate.tenant] = (place, others)
+    """The bound that the source proves: |W1/w1 − W2/w2| ≤ l1/w1 + l2/w2, for every pair, at every moment."""
+    order = FairOrder({TENANTS[place]: weight for place, (weight, _) in enumerate(tenants)})
+    for place in range(len(tenants)):
+        line = Line(TENANTS[place], "mail", "x.one", None)
+        order.offer(_candidate(1000 * place + number, line, number) for number in range(picks))
+    served = [Fraction(0)] * len(tenants)
+    for number in range(picks):
+        (candidate,) = order.pick({"mail": 1}, 1, partial(_length, tenants, number), Doors())
+        place = TENANTS.index(candidate.line.tenant)
+        served[place] += Fraction(_length(tenants, number, candidate.line), tenants[place][0])
+        for one, (weight, lengths) in enumerate(tenants):
+            for other, (other_weight, others) in enumerate(tenants):
+                bound = Fraction(max(lengths), weight) + Fraction(max(others), other_weight)
+                assert abs(served[one] - served[other]) <= bound + Fraction(1, 10**6)
 
 
-@given(_candidates(), st.integers(1, 60))
-def test_inside_a_tenant_the_earliest_rank_comes_first(candidates: list[Candidate], most: int) -> None:
-    picked = _order(candidates).pick(dict.fromkeys(QUEUES, 1000), most)
-    for tenant in TENANTS:
-        mine = [candidate for candidate in picked if candidate.tenant == tenant]
-        assert mine == sorted(candidate for candidate in candidates if candidate.tenant == tenant)[: len(mine)]
+def _length(tenants: list[tuple[int, list[int]]], number: int, line: Line) -> int:
+    lengths = tenants[TENANTS.index(line.tenant)][1]
+    return lengths[number % len(lengths)]
+
+
+def test_many_keys_gain_a_tenant_nothing() -> None:
+    plain = [_candidate(number, Line(TENANTS[0], "mail", "x.one", None)) for number in range(2000)]
+    keyed = [_candidate(5000 + number, Line(TENANTS[1], "mail", "x.one", str(number % 1000))) for number in range(2000)]
+    picked = _order(plain + keyed).pick({"mail": 1000}, 1000, _one, Doors())
+    assert Counter(candidate.line.tenant for candidate in picked) == {TENANTS[0]: 500, TENANTS[1]: 500}
+
+
+def test_keys_of_a_tenant_take_turns_however_much_one_has_waiting() -> None:
+    many = [_candidate(number, Line(TENANTS[0], "mail", "x.one", "a")) for number in range(100)]
+    few = [_candidate(200 + number, Line(TENANTS[0], "mail", "x.one", "b"), 60) for number in range(3)]
+    picked = _order(many + few).pick({"mail": 6}, 6, _one, Doors())
+    assert [candidate.line.key for candidate in picked].count("b") == 3
 
 
 @given(_candidates(), st.sampled_from(QUEUES))
 def test_a_full_queue_holds_up_no_other(candidates: list[Candidate], full: str) -> None:
     rooms = {queue: 0 if queue == full else 1000 for queue in QUEUES}
-    picked = _order(candidates).pick(rooms, 1000)
-    assert sorted(picked) == sorted(candidate for candidate in candidates if candidate.queue != full)
+    picked = _order(candidates).pick(rooms, 1000, _one, Doors())
+    assert sorted(picked) == sorted(candidate for candidate in candidates if candidate.line.queue != full)
 
 
 def test_one_run_of_a_tenant_does_not_wait_behind_anothers_backlog() -> None:
-    backlog = [Candidate(START, UUID(int=1000 + number), TENANTS[0], "mail", "x.y", None) for number in range(50_000)]
-    order = _order(backlog)
-    order.pick({"mail": 100}, 100)
-    late = Candidate(START + timedelta(days=1), UUID(int=1), TENANTS[1], "mail", "x.y", None)
+    order = _order(_candidate(number, Line(TENANTS[0], "mail", "x.one", None)) for number in range(50_000))
+    order.pick({"mail": 100}, 100, _one, Doors())
+    late = _candidate(-1, Line(TENANTS[1], "mail", "x.one", None), 86_400)
     order.offer([late])
-    assert late in order.pick({"mail": 2}, 2)
+    assert late in order.pick({"mail": 2}, 2, _one, Doors())
+
+
+def test_who_was_away_has_saved_up_nothing() -> None:
+    line = Line(TENANTS[0], "mail", "x.one", None)
+    order = _order(_candidate(number, line) for number in range(1000))
+    order.pick({"mail": 500}, 500, _one, Doors())
+    order.offer(_candidate(2000 + number, Line(TENANTS[1], "mail", "x.one", None)) for number in range(1000))
+    picked = order.pick({"mail": 100}, 100, _one, Doors())
+    assert abs(Counter(candidate.line.tenant for candidate in picked)[TENANTS[1]] - 50) <= 1
+
+
+def test_what_took_longer_than_expected_is_made_good() -> None:
+    order = _order(
+        _candidate(1000 * place + number, Line(TENANTS[place], "mail", "x.one", None))
+        for place in range(2)
+        for number in range(100)
+    )
+    assert len(order.pick({"mail": 2}, 2, _one, Doors())) == 2
+    order.charge(TENANTS[0], None, 9.0)
+    picked = order.pick({"mail": 10}, 10, _one, Doors())
+    assert Counter(candidate.line.tenant for candidate in picked)[TENANTS[1]] in (9, 10)
+    order.charge(TENANTS[1], None, -10.0)
+    assert order.pick({"mail": 1}, 1, _one, Doors())[0].line.tenant == TENANTS[1]
+
+
+def test_where_nobody_waits_nothing_is_owed() -> None:
+    order = _order([_candidate(1, Line(TENANTS[0], "mail", "x.one", None))])
+    order.pick({"mail": 1}, 1, _one, Doors())
+    order.charge(TENANTS[0], None, 3600.0)
+    order.offer(
+        _candidate(1000 * place + number, Line(TENANTS[place], "mail", "x.one", None))
+        for place in range(2)
+        for number in range(1, 10)
+    )
+    assert Counter(one.line.tenant for one in order.pick({"mail": 10}, 10, _one, Doors())) == {
+        TENANTS[0]: 5,
+        TENANTS[1]: 5,
+    }
+
+
+class Plain:
+    """The same rules over plain lists: what waits, and the tags."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.tags: dict[UUID, float] = {}
+        self.times: dict[UUID, float] = {}
+        self.key_tags: dict[tuple[UUID, str | None], float] = {}
+        self.waiting: dict[UUID, Candidate] = {}
+
+    def tag(self, tenant: UUID) -> float:
+        """A tenant's start tag."""
+        return max(self.time, self.tags.get(tenant, 0.0))
+
+    def key_tag(self, tenant: UUID, key: str | None) -> float:
+        """A key's start tag."""
+        return max(self.times.get(tenant, 0.0), self.key_tags.get((tenant, key), 0.0))
+
+    def take(self, candidate: Candidate, cost: float) -> None:
+        """Move the tags as the source says."""
+        line = candidate.line
+        self.time = self.tag(line.tenant)
+        self.tags[line.tenant] = self.time + cost
+        self.times[line.tenant] = self.key_tag(line.tenant, line.key)
+        self.key_tags[(line.tenant, line.key)] = self.times[line.tenant] + cost
 
 
 class Dispatch(RuleBasedStateMachine):
-    """Offers, picks and forgets in any order, beside a plain model of what waits."""
+    """Offers, picks, limits and corrections in any order, beside the plain rules."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.order = FairOrder()
-        self.waiting: dict[UUID, Candidate] = {}
+        self.order = FairOrder({})
+        self.plain = Plain()
+        self.doors = Doors()
         self.picked: set[UUID] = set()
         self.number = 0
 
     @initialize()
     def begin(self) -> None:
-        assert self.order.pick({"mail": 5}, 5) == []
+        assert self.order.pick({"mail": 5}, 5, _one, self.doors) == []
 
-    @rule(
-        tenant=st.sampled_from(TENANTS), queue=st.sampled_from(QUEUES), rank=st.integers(0, 9), count=st.integers(1, 4)
-    )
-    def offer(self, tenant: UUID, queue: str, rank: int, count: int) -> None:
-        fresh = []
-        for _ in range(count):
-            self.number += 1
-            fresh.append(
-                Candidate(START + timedelta(seconds=rank), UUID(int=self.number), tenant, queue, "x.y", str(rank))
-            )
-        self.order.offer([*fresh, *fresh, *self.waiting.values()])
-        self.waiting |= {candidate.run: candidate for candidate in fresh}
+    @rule(line=LINES, rank=st.integers(0, 9), count=st.integers(1, 4))
+    def offer(self, line: Line, rank: int, count: int) -> None:
+        fresh = [_candidate(self.number + number, line, rank) for number in range(count)]
+        self.number += count
+        self.order.offer([*fresh, *fresh, *self.plain.waiting.values()])
+        self.plain.waiting |= {candidate.run: candidate for candidate in fresh}
 
-    @rule(rooms=ROOMS, most=st.integers(0, 10))
-    def pick(self, rooms: dict[str, int], most: int) -> None:
-        for candidate in self.order.pick(rooms, most):
+    @rule(rooms=ROOMS, most=st.integers(0, 6), cost=st.integers(1, 5))
+    def pick(self, rooms: dict[str, int], most: int, cost: int) -> None:
+        left = dict(rooms)
+        picked = self.order.pick(rooms, most, lambda line: float(cost), self.doors)
+        for candidate in picked:
             assert candidate.run not in self.picked
-            assert self.waiting.pop(candidate.run) == candidate
+            could = self._could_start(left)
+            assert candidate in could
+            assert self.plain.tag(candidate.line.tenant) == min(self.plain.tag(one.line.tenant) for one in could)
+            line = candidate.line
+            mine = [one for one in could if (one.line.tenant, one.line.queue) == (line.tenant, line.queue)]
+            tags = [self.plain.key_tag(one.line.tenant, one.line.key) for one in mine]
+            assert self.plain.key_tag(line.tenant, line.key) == min(tags)
+            assert candidate == min(one for one in mine if one.line == line)
+            del self.plain.waiting[candidate.run]
+            self.plain.take(candidate, cost)
             self.picked.add(candidate.run)
+            left[line.queue] -= 1
+        assert len(picked) == most or not self._could_start(left)
+        assert left == rooms
+        assert set(self.doors.taken) >= set(picked)
 
-    @rule(tenant=st.sampled_from(TENANTS), queue=st.sampled_from(QUEUES))
-    def read_anew(self, tenant: UUID, queue: str) -> None:
-        self.order.forget(tenant, queue)
-        assert self.order.known(tenant, queue) == 0
-        mine = [one for one in self.waiting.values() if (one.tenant, one.queue) == (tenant, queue)]
-        self.order.offer(mine)
+    def _could_start(self, rooms: dict[str, int]) -> list[Candidate]:
+        return [
+            one for one in self.plain.waiting.values() if rooms.get(one.line.queue, 0) > 0 and self.doors.open(one.line)
+        ]
+
+    @rule(line=LINES)
+    def read_anew(self, line: Line) -> None:
+        self.order.forget(line)
+        assert self.order.known(line) == 0
+        self.order.offer([one for one in self.plain.waiting.values() if one.line == line])
+
+    @rule(line=LINES, whole=st.booleans())
+    def shut(self, line: Line, whole: bool) -> None:
+        if whole:
+            self.doors.shut_tasks.add((line.tenant, line.queue, line.task))
+        else:
+            self.doors.shut_keys.add((line.tenant, line.key))
+
+    @rule(line=LINES)
+    def open(self, line: Line) -> None:
+        self.doors.shut_tasks.discard((line.tenant, line.queue, line.task))
+        self.doors.shut_keys.discard((line.tenant, line.key))
+        self.order.wake(line.tenant, line.key)
+
+    @rule(line=LINES, seconds=st.integers(-5, 50))
+    def correct(self, line: Line, seconds: int) -> None:
+        """Of those of whom something waits, whose tags are therefore kept."""
+        if any(one.line.tenant == line.tenant and one.line.key == line.key for one in self.plain.waiting.values()):
+            self.order.charge(line.tenant, line.key, float(seconds))
+            self.plain.tags[line.tenant] = self.plain.tags.get(line.tenant, 0.0) + seconds
+            key = (line.tenant, line.key)
+            self.plain.key_tags[key] = self.plain.key_tags.get(key, 0.0) + seconds
 
     @invariant()
     def what_waits_is_known(self) -> None:
-        known = Counter((candidate.tenant, candidate.queue) for candidate in self.waiting.values())
-        for tenant in TENANTS:
-            for queue in QUEUES:
-                assert self.order.known(tenant, queue) == known[(tenant, queue)]
+        known = Counter(candidate.line for candidate in self.plain.waiting.values())
+        assert all(self.order.known(line) == count for line, count in known.items())
 
 
 TestDispatch = Dispatch.TestCase
+
+
+class Moves(RuleBasedStateMachine):
+    """A heap beside a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heap: Heap[int] = Heap()
+        self.plain: dict[int, int] = {}
+
+    @rule(item=st.integers(0, 5), key=st.integers(0, 9))
+    def put(self, item: int, key: int) -> None:
+        for _ in range(40):
+            self.heap.put(item, key)
+        self.plain[item] = key
+
+    @rule(item=st.integers(0, 5))
+    def drop(self, item: int) -> None:
+        self.heap.drop(item)
+        self.plain.pop(item, None)
+
+    @rule(key=st.integers(0, 9))
+    def until(self, key: int) -> None:
+        out = list(self.heap.until(key))
+        assert sorted(out) == sorted(item for item, place in self.plain.items() if place <= key)
+        for item in out:
+            del self.plain[item]
+
+    @invariant()
+    def the_least_is_first(self) -> None:
+        first = self.heap.first()
+        assert (None if first is None else first[0]) == min(self.plain.values(), default=None)
+        assert set(self.plain) == {item for item in range(6) if item in self.heap}
+
+
+TestMoves = Moves.TestCase

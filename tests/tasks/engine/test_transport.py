@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tasks.engine import grants, messages, publish
+from tasks.engine.fairness import Line
 from tasks.engine.grants import BadGrant
 from tasks.engine.messages import Release
 from tenants import ids
@@ -156,30 +157,32 @@ def test_no_sound_of_a_bell_is_mistaken(text: str) -> None:
     assert publish.heard(text.encode("utf-8", "replace")) is None
 
 
+TEXTS = st.text(max_size=20).filter(str.isprintable)
+LINES = st.builds(Line, tenant=st.uuids(), queue=TEXTS, task=TEXTS, key=st.none() | TEXTS)
+
+
 @given(
-    st.builds(
-        publish.Bell,
-        queue=st.text(max_size=20).filter(str.isprintable),
-        tenant=st.uuids(),
-        key=st.none() | st.text(max_size=20),
-        cost=st.none() | st.floats(0, 1e6),
-    )
+    st.builds(publish.Bell, line=LINES)
+    | st.builds(publish.Ended, run=st.uuids(), fence=st.integers(0, 2**62), seconds=st.floats(0, 1e6))
 )
-def test_a_bell_is_heard_as_it_was_rung(bell: publish.Bell) -> None:
+def test_a_bell_is_heard_as_it_was_rung(bell: publish.Bell | publish.Ended) -> None:
     assert publish.heard(bell.encode()) == bell
 
 
 @given(JSON)
 def test_what_is_no_bell_is_not_heard(value: object) -> None:
-    assume(not (isinstance(value, list | str | dict) and len(value) == 4))
+    assume(not (isinstance(value, list) and len(value) in (3, 4)))
     assert publish.heard(orjson.dumps(value)) is None
 
 
-@given(JSON, JSON, JSON, JSON)
-def test_what_is_heard_can_be_counted_with(queue: object, tenant: object, key: object, cost: object) -> None:
-    tenant = tenant if tenant is None else UUID(int=7).hex
-    bell = publish.heard(orjson.dumps([queue, tenant, key, cost]))
-    if bell is not None:
-        assert isinstance(bell.queue, str)
-        assert isinstance(bell.key, str | None)
-        assert bell.cost is None or (math.isfinite(bell.cost) and bell.cost >= 0)
+@given(st.lists(JSON | st.just(UUID(int=7).hex), min_size=3, max_size=4))
+def test_what_is_heard_can_be_counted_with(values: list[object]) -> None:
+    match publish.heard(orjson.dumps(values)):
+        case publish.Bell(line):
+            assert isinstance(line.tenant, UUID)
+            assert all(isinstance(name, str) for name in line[1:3])
+            assert isinstance(line.key, str | None)
+        case publish.Ended(_, fence, seconds):
+            assert isinstance(fence, int)
+            assert math.isfinite(seconds)
+            assert seconds >= 0

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.engine import runs
+from tasks.engine.fairness import Line
 from tasks.engine.publish import Bell
 from tasks.engine.runs import Accepted, TriggerRequest
 from tenants import db, ids
@@ -69,7 +70,7 @@ def test_an_accepted_run_rings_the_bell_once_and_a_replay_does_not(
             bells.append([notice for notice in db.notices(session) if isinstance(notice, Bell)])
             session.commit()
     engine.dispose()
-    assert bells == [[Bell("diagnostics", tenant.tenant)], []]
+    assert bells == [[Bell(Line(tenant.tenant, "diagnostics", "diagnostics.echo", None))], []]
 
 
 class TestIdempotency:
