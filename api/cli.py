@@ -7,7 +7,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.commands import database, doctor, environment, runs, tenants
+from api.commands import database, doctor, environment, limits, runs, tenants
 from tenants.errors import TenantryError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ for _name, _group in {
     "key": tenants.key,
     "task": runs.task,
     "run": runs.run,
-    "limits": runs.limits,
+    "limits": limits.limits,
     "database": database.database,
     "schema": schema,
 }.items():

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 import tasks.engine.models
 import tasks.families
+import tenants.models
 from tenants import db, settings
 from tenants.errors import Misconfigured
 
@@ -20,7 +21,7 @@ for _family in pkgutil.iter_modules(tasks.families.__path__):
     if importlib.util.find_spec(f"tasks.families.{_family.name}.models"):
         importlib.import_module(f"tasks.families.{_family.name}.models")
 
-ischema_names["xid8"] = tasks.engine.models.Xid8
+ischema_names["xid8"] = tenants.models.Xid8
 
 
 def run() -> None:

@@ -31,6 +31,7 @@ import schema.families
 from schema import (
     catalogue,
     dead_letters,
+    explanations,
     guards,
     keys,
     limits,
@@ -48,7 +49,7 @@ from schema.errors import Masked
 from schema.problems import Node
 from schema.scalars import SCALARS
 
-_MODULES = (runs, dead_letters, catalogue, schedules, keys, limits, operations, tenants, triggers)
+_MODULES = (runs, explanations, dead_letters, catalogue, schedules, keys, limits, operations, tenants, triggers)
 
 
 @strawberry.type(name="Query")
@@ -65,6 +66,8 @@ class _NodeQuery:
                 return await catalogue.find_family(info, name)
             case "key" if info.context.caller.may("keys:manage"):
                 return await keys.find(info, id)
+            case "lim" if info.context.caller.may("tenant:read"):
+                return await limits.find(info, id)
             case "ten":
                 tenant = await tenants.read_tenant(info)
                 return tenant if tenant.id == id else None

@@ -1,14 +1,20 @@
-"""Who is calling: the viewer and the tenant."""
+"""Who is calling: the viewer and the tenant, and what the tenant has paused."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from enum import Enum
+from typing import Annotated
 
 import strawberry
 
-from schema import later, permissions
+from schema import permissions
 from schema.context import Info
+from schema.errors import AS_PROBLEM
 from schema.problems import Node, Problem
+from tasks.engine import switches
+from tasks.engine.models import Pause as PauseRow
 from tenants import identity, ids, models
 from tenants.context import Role
 
@@ -22,6 +28,14 @@ class CallerKind(Enum):
     OPERATOR = "OPERATOR"
 
 
+@strawberry.type(description="Nothing starts; or, draining, nothing new is accepted, and what was accepted still runs.")
+class Pause:
+    task_name: str | None = strawberry.field(description="Null: all tasks of the tenant.")
+    draining: bool
+    note: str | None
+    at: datetime
+
+
 @strawberry.type
 class Tenant(Node):
     slug: str
@@ -30,6 +44,7 @@ class Tenant(Node):
     plan: str
     paused: bool
     pause_note: str | None
+    pauses: list[Pause]
 
 
 @strawberry.type
@@ -60,27 +75,58 @@ class Query:
         return Viewer(kind=CallerKind(caller.kind), email=caller.email, role=caller.role, scopes=sorted(caller.scopes))
 
 
+_TaskName = Annotated[str | None, strawberry.argument(description="No name: the whole tenant.")]
+
+
 @strawberry.type
 class Mutation:
-    pause_tasks: TenantPayload = later.field(
-        permissions.TENANT_WRITE, "No name: the whole tenant.", task_name=str | None, note=str | None
+    @strawberry.mutation(
+        extensions=[permissions.TENANT_WRITE, AS_PROBLEM], description="What runs already goes on to its end."
     )
-    resume_tasks: TenantPayload = later.field(permissions.TENANT_WRITE, task_name=str | None)
+    async def pause_tasks(
+        self,
+        info: Info,
+        task_name: _TaskName = None,
+        note: str | None = None,
+        draining: Annotated[
+            bool, strawberry.argument(description="Accept nothing new, but run what was accepted.")
+        ] = False,
+    ) -> TenantPayload:
+        await info.context.data.write(switches.pause, task_name, note, draining=draining)
+        done = "drained" if draining else "paused"
+        return TenantPayload(
+            success=True, message=f"{task_name or 'All tasks'}: {done}.", tenant=await read_tenant(info)
+        )
+
+    @strawberry.mutation(
+        extensions=[permissions.TENANT_WRITE, AS_PROBLEM],
+        description="Pauses of single tasks outlast the whole tenant's.",
+    )
+    async def resume_tasks(self, info: Info, task_name: _TaskName = None) -> TenantPayload:
+        await info.context.data.write(switches.resume, task_name)
+        return TenantPayload(
+            success=True, message=f"{task_name or 'All tasks'}: resumed.", tenant=await read_tenant(info)
+        )
 
 
 async def read_tenant(info: Info) -> Tenant:
     """The caller's tenant."""
-    return show_tenant(await info.context.data.read(identity.tenant))
+    return show_tenant(await info.context.data.read(identity.tenant), await info.context.data.read(switches.pauses))
 
 
-def show_tenant(row: models.Tenant) -> Tenant:
-    """A row as clients see it."""
+def show_tenant(row: models.Tenant, pauses: Iterable[PauseRow]) -> Tenant:
+    """Rows as clients see them."""
+    whole = next((pause for pause in pauses if pause.task == switches.WHOLE and not pause.draining), None)
     return Tenant(
         id=strawberry.ID(ids.show("ten", row.id)),
         slug=row.slug,
         name=row.name,
         timezone=row.timezone,
         plan=row.plan,
-        paused=row.paused,
-        pause_note=row.pause_note,
+        paused=whole is not None,
+        pause_note=None if whole is None else whole.note,
+        pauses=[
+            Pause(task_name=pause.task or None, draining=pause.draining, note=pause.note, at=pause.at)
+            for pause in pauses
+        ],
     )

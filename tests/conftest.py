@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import hypothesis  # noqa: F401  Compiling it after greenlets have run ends Python 3.11 with a SystemError.
+import hypothesis  # Compiling it after greenlets have run ends Python 3.11 with a SystemError.
 import psycopg2
 import psycopg2.extras
 import pytest
@@ -31,6 +31,8 @@ _PASSWORDS = Passwords(owner="owner-for-tests", app="app-for-tests", system="sys
 _TEMPLATE = "tenantry_template"
 _numbers = itertools.count(1)
 os.environ["TENANTRY_DIAGNOSTICS"] = "true"
+hypothesis.settings.register_profile("tenantry", deadline=None)
+hypothesis.settings.load_profile("tenantry")
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # As after Ctrl-C, fixtures end what they started.
 
 

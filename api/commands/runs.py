@@ -1,8 +1,7 @@
-"""Commands about runs and limits, over HTTP."""
+"""Commands about runs, over HTTP."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 import orjson
@@ -15,7 +14,6 @@ from tenants.errors import InvalidInput, TenantryError, Unavailable
 
 task = typer.Typer(help="Tasks.", no_args_is_help=True)
 run = typer.Typer(help="Runs.", no_args_is_help=True)
-limits = typer.Typer(help="Limits.", no_args_is_help=True)
 
 _TRIGGER = """
 mutation ($taskName: String!, $args: JSON, $key: String) {
@@ -32,12 +30,7 @@ _FOLLOW = """
 subscription ($id: ID!, $after: Cursor) {
   taskUpdates(taskId: $id, after: $after) { cursor state attempt progress { fraction message } }
 }"""
-_LIMIT = """
-mutation ($input: LimitInput!) { setLimit(input: $input) { success message limit { id name kind amount } } }"""
-_TENANT = "query { viewer { tenant { slug } } }"
 _ENDED = {"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT"}
-_RATE = re.compile(r"(\d+(?:\.\d+)?)/([smh])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _RECONNECTIONS = 5
 
 
@@ -80,45 +73,6 @@ def show(
 ) -> None:
     """Show a run."""
     _show(_find(remote.connect(state), id), as_json=as_json)
-
-
-@limits.command("set")
-def set_limits(
-    tenant: TenantSlug,
-    name: Annotated[str, typer.Option(help="The limit's name; one of this name is replaced.")],
-    weight: Annotated[float | None, typer.Option(help="Share under contention (operators only).")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="So many at once.")] = None,
-    rate: Annotated[str | None, typer.Option(help="So many per second, minute or hour.", metavar="N/s|m|h")] = None,
-    burst: Annotated[int | None, typer.Option(help="So many at once within the rate.")] = None,
-    backlog: Annotated[int | None, typer.Option(help="So many waiting.")] = None,
-    queue: Annotated[str | None, typer.Option(help="Only for this queue.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only for this task.")] = None,
-    key: Annotated[str | None, typer.Option(help="Only for this concurrency key.")] = None,
-    state: State = None,
-    as_json: Json = False,
-) -> None:
-    """Set limits of the tenant that TENANTRY_API_KEY belongs to."""
-    amounts = {"WEIGHT": weight, "CONCURRENCY": concurrency, "BACKLOG": backlog}
-    wanted: list[dict[str, Any]] = [
-        {"kind": kind, "amount": amount} for kind, amount in amounts.items() if amount is not None
-    ]
-    if rate is not None:
-        wanted.append({"kind": "RATE", "burst": burst, **_read_rate(rate)})
-    if not wanted:
-        raise InvalidInput("Say what to limit: --weight, --concurrency, --rate or --backlog.")
-    server = remote.connect(state)
-    caller = server.ask(_TENANT, {})["viewer"]["tenant"]["slug"]
-    if caller != tenant:
-        raise InvalidInput(f"TENANTRY_API_KEY belongs to the tenant {caller!r}, not to {tenant!r}.")
-    scope = {"name": name, "queue": queue, "taskName": task, "concurrencyKey": key}
-    made = []
-    for limit in wanted:
-        answer = server.ask(_LIMIT, {"input": {**scope, **limit}})["setLimit"]
-        if not answer["success"]:
-            raise TenantryError(answer["message"])
-        made.append(answer["limit"])
-    text = "\n".join(f"{limit['name']}: {limit['kind'].lower()} {limit['amount']:g}" for limit in made)
-    terminal.answer({"limits": made}, text, as_json=as_json)
 
 
 def login(
@@ -173,10 +127,3 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
     if found["result"] is not None:
         lines.append(orjson.dumps(found["result"], option=orjson.OPT_INDENT_2).decode())
     terminal.answer(found, "\n".join(lines), as_json=as_json)
-
-
-def _read_rate(rate: str) -> dict[str, float]:
-    read = _RATE.fullmatch(rate)
-    if read is None:
-        raise InvalidInput("--rate is a number per s, m or h, such as 100/m.")
-    return {"amount": float(read[1]), "perSeconds": _SECONDS[read[2]]}

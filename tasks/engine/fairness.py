@@ -241,6 +241,13 @@ class FairOrder:
                     mine = state.keys[key]
                     task.open.put(key, (mine.tag, mine.lines[Line(tenant, queue, name, key)][0].rank))
 
+    def wake_all(self, tenant: UUID) -> None:
+        """All limits of the tenant may have opened."""
+        state = self._tenants.get(tenant)
+        if state is not None:
+            for key in {key for tasks in state.queues.values() for task in tasks.values() for key in task.waiting}:
+                self.wake(tenant, key)
+
     def _tenant(self, tenant: UUID) -> _Tenant:
         return self._tenants.setdefault(tenant, _Tenant(self._time))
 

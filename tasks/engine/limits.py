@@ -1,183 +1,182 @@
-"""What tenants' limits let through: caps on what runs at once, and rates. Pure: no I/O, the time is given.
-
-A rate is kept by the generic cell rate algorithm: a theoretical arrival time (TAT) for each, moved on by one interval
-at every start; a start conforms once now ≥ TAT − (burst − 1) × interval.
-
-Source: ITU-T I.371, Annex A, in the virtual scheduling form.
-"""
+"""Limits, as tenants' administrators and operators set them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from uuid import UUID
 
-from tasks.engine.fairness import Candidate, Heap, Line
+from sqlalchemy import delete, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
 
-EACH = "*"
-"""As a limit's concurrency key: each key for itself."""
+from tasks import registry
+from tasks.engine import documents, switches
+from tasks.engine.admission import EACH, LimitKind
+from tasks.engine.models import Limit
+from tenants import context, ids
+from tenants.context import ActorKind
+from tenants.errors import Conflict, Forbidden, InvalidInput, Issue, NotFound, QuotaExceeded
 
-
-class LimitKind(StrEnum):
-    """What a limit holds down."""
-
-    RATE = "RATE"
-    CONCURRENCY = "CONCURRENCY"
-    BACKLOG = "BACKLOG"
-    WEIGHT = "WEIGHT"
+_LONGEST_NAME = 100
+_LONGEST_KEY = 255
+_LONGEST_PERIOD_SECONDS = 31 * 86_400.0
+_MOST = 100
+"""How many limits a tenant may have: all of them are asked for each of its runs."""
+_LARGEST = {LimitKind.RATE: 1e6, LimitKind.CONCURRENCY: 1e6, LimitKind.BACKLOG: 1e9, LimitKind.WEIGHT: 1e3}
+_SMALLEST = {LimitKind.RATE: 1e-6, LimitKind.CONCURRENCY: 1.0, LimitKind.BACKLOG: 1.0, LimitKind.WEIGHT: 1e-3}
+_USED = text("""
+SELECT l.id, CASE l.kind
+  WHEN 'CONCURRENCY' THEN (
+    SELECT count(*) FROM runs r WHERE r.tenant_id = l.tenant_id AND r.state IN ('RELEASED', 'RUNNING')
+      AND concerns(l.queue, l.task, l.concurrency_key, r.queue, r.task, r.concurrency_key))
+  WHEN 'BACKLOG' THEN (
+    SELECT count(*) FROM runs r WHERE r.tenant_id = l.tenant_id AND r.state IN ('SCHEDULED', 'QUEUED', 'RELEASED')
+      AND concerns(l.queue, l.task, l.concurrency_key, r.queue, r.task, r.concurrency_key))
+  WHEN 'RATE' THEN coalesce((
+    SELECT greatest(0, ceil((s.arrival - extract(epoch FROM clock_timestamp())) * l.amount / l.per_seconds))
+    FROM limit_states s WHERE s.tenant_id = l.tenant_id AND s.limit_id = l.id AND s.key = ''), 0)
+  END
+FROM limits l WHERE l.concurrency_key IS DISTINCT FROM '*'
+""")
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """One limit of a tenant. It holds for what matches all that it names.
+class LimitRequest:
+    """A limit as it is asked for; it holds for what matches all that it names.
 
     Args:
-        amount: starts per `per_seconds` for a rate; how many at once for a cap; a share for a weight.
-        per_seconds: the rate's period in seconds.
-        burst: how many starts of a rate may come at once, one at least.
-        task: this task alone.
-        queue: this queue alone.
-        key: runs of this concurrency key alone; `EACH` for each key by itself.
+        name: the limit's name; of one name there is one of each kind.
+        amount: starts for a rate; how many at once for a cap; how many waiting for a backlog; a share for a weight.
+        per_seconds: of a rate only: its period; 1 when left out.
+        burst: of a rate only: how many starts may come at once; 1 when left out, so that starts are spread evenly.
+        concurrency_key: runs of this key; `*` for each key by itself.
     """
 
-    id: UUID
-    tenant: UUID
     name: str
     kind: LimitKind
     amount: float
-    per_seconds: float = 1.0
-    burst: float = 1.0
-    task: str | None = None
+    per_seconds: float | None = None
+    burst: float | None = None
+    task_name: str | None = None
     queue: str | None = None
-    key: str | None = None
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two starts of a rate that is used to the full."""
-        return self.per_seconds / self.amount
-
-    def concerns(self, line: Line) -> bool:
-        """Whether the line's runs count under it."""
-        return (
-            self.tenant == line.tenant
-            and self.task in (None, line.task)
-            and self.queue in (None, line.queue)
-            and (self.key in (None, line.key) or (self.key == EACH and line.key is not None))
-        )
+    concurrency_key: str | None = None
 
 
-Bucket = tuple[UUID, str | None]
-"""A limit, and the key it is kept for where it is kept for each."""
+def every(session: Session) -> Sequence[Limit]:
+    """The tenant's limits, by name."""
+    return session.scalars(select(Limit).order_by(Limit.name, Limit.kind)).all()
 
 
-class Limits:
-    """The limits of all tenants, and how far each is used. A `fairness.Gate`.
+def get(session: Session, limit_id: UUID) -> Limit:
+    """One limit.
 
-    `now`, seconds of any clock that goes on through restarts, is to be set before it is asked.
+    Raises:
+        NotFound: there is none with this id.
     """
+    found = session.scalar(select(Limit).where(Limit.id == limit_id))
+    if found is None:
+        raise NotFound
+    return found
 
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._limits: dict[UUID, dict[UUID, Limit]] = {}
-        self._used: Counter[Bucket] = Counter()
-        self._arrivals: dict[UUID, dict[str | None, float]] = {}
-        self._opening: Heap[tuple[UUID, str | None]] = Heap()
 
-    def put(self, limit: Limit) -> None:
-        """Add a limit, or change it. A rate that has become faster waits for no longer than it itself could ask for."""
-        self._limits.setdefault(limit.tenant, {})[limit.id] = limit
-        arrivals = self._arrivals.get(limit.id, {})
-        for key, arrival in arrivals.items():
-            arrivals[key] = min(arrival, self.now + limit.burst * limit.interval)
+def used(session: Session) -> dict[UUID, float]:
+    """How far each limit is used: released and running, waiting, or starts of a rate that are not made up for yet.
 
-    def remove(self, tenant: UUID, limit: UUID) -> None:
-        """Take a limit away."""
-        mine = self._limits.get(tenant, {})
-        mine.pop(limit, None)
-        self._arrivals.pop(limit, None)
-        if not mine:
-            self._limits.pop(tenant, None)
+    Without weights, and without limits that are kept for each key.
+    """
+    return {limit: float(amount) for limit, amount in session.execute(_USED) if amount is not None}
 
-    def task(self, tenant: UUID, queue: str, task: str) -> bool:
-        """Whether the limits that name no key let one more run through."""
-        line = Line(tenant, queue, task, None)
-        return all(self._open(limit, line) for limit in self._of(tenant) if limit.key is None and limit.concerns(line))
 
-    def key(self, line: Line) -> bool:
-        """Whether the limits that name its key, or each, let one more run through."""
-        return all(
-            self._open(limit, line) for limit in self._of(line.tenant) if limit.key is not None and limit.concerns(line)
+def put(session: Session, request: LimitRequest) -> Limit:
+    """Set a limit: one of the same name and kind is replaced. It binds what waits already too.
+
+    Raises:
+        InvalidInput: a value is wrong; its issues name the fields.
+        UnknownTask, AmbiguousTask: the task's name fits none, or several.
+        Forbidden: only operators set weights, and change what operators have set.
+        Conflict: the tenant has a weight of another name.
+        QuotaExceeded: the tenant has as many limits as it may have.
+    """
+    caller = context.principal(session)
+    operator = caller.kind is ActorKind.OPERATOR
+    task = None if request.task_name is None else switches.task(session, request.task_name)
+    _check(request)
+    if request.kind is LimitKind.WEIGHT:
+        if not operator:
+            raise Forbidden("Only operators set weights.")
+        other = session.scalar(select(Limit.name).where(Limit.kind == LimitKind.WEIGHT, Limit.name != request.name))
+        if other is not None:
+            raise Conflict(f"The tenant has a weight already, {other}: change that one.")
+    values = {
+        "amount": request.amount,
+        "per_seconds": (request.per_seconds or 1.0) if request.kind is LimitKind.RATE else None,
+        "burst": (request.burst or 1.0) if request.kind is LimitKind.RATE else None,
+        "task": task,
+        "queue": request.queue,
+        "concurrency_key": request.concurrency_key,
+        "actor_kind": caller.kind.value,
+        "actor": caller.actor,
+        "changed_at": func.clock_timestamp(),
+    }
+    statement = insert(Limit).values(id=ids.new(), name=request.name, kind=request.kind.value, **values)
+    made: Limit | None = session.scalar(
+        statement.on_conflict_do_update(
+            index_elements=["tenant_id", "name", "kind"],
+            set_=values,
+            where=None if operator else Limit.actor_kind != ActorKind.OPERATOR.value,
+        ).returning(Limit),
+        execution_options={"populate_existing": True},
+    )
+    if made is None:
+        raise Forbidden("An operator has set this limit: only operators change it.")
+    if (number := session.scalar(select(func.count()).select_from(Limit)) or 0) > _MOST:
+        raise QuotaExceeded(
+            f"A tenant has at most {_MOST} limits.", limit_name="limits", limit=_MOST, used=float(number - 1)
         )
-
-    def take(self, candidate: Candidate) -> None:
-        """The run starts: it counts under its caps until it is given back, and moves its rates on."""
-        self.occupy(candidate.line)
-        for limit in self._concerning(candidate.line, LimitKind.RATE):
-            _, key = _bucket(limit, candidate.line)
-            arrivals = self._arrivals.setdefault(limit.id, {})
-            arrivals[key] = max(self.now, arrivals.get(key, 0.0)) + limit.interval
-
-    def untake(self, candidate: Candidate) -> None:
-        """It has not started after all."""
-        self.vacate(candidate.line)
-        for limit in self._concerning(candidate.line, LimitKind.RATE):
-            _, key = _bucket(limit, candidate.line)
-            self._arrivals[limit.id][key] -= limit.interval
-
-    def occupy(self, line: Line) -> None:
-        """One more run of the line is released or running."""
-        for limit in self._concerning(line, LimitKind.CONCURRENCY):
-            self._used[_bucket(limit, line)] += 1
-
-    def vacate(self, line: Line) -> None:
-        """One fewer is."""
-        for limit in self._concerning(line, LimitKind.CONCURRENCY):
-            self._used[_bucket(limit, line)] -= 1
-
-    def recount(self, lines: Iterable[Line]) -> None:
-        """Count anew what is released or running: one line for each run."""
-        self._used.clear()
-        for line in lines:
-            self.occupy(line)
-
-    def arrivals(self, lines: Iterable[Line]) -> dict[Bucket, float]:
-        """The state of the rates that these lines count under, to be saved with their release."""
-        buckets = {_bucket(limit, line) for line in lines for limit in self._concerning(line, LimitKind.RATE)}
-        return {(limit, key): self._arrivals[limit][key] for limit, key in buckets}
-
-    def restore(self, arrivals: Mapping[Bucket, float]) -> None:
-        """Take up the state of rates as it was saved."""
-        for (limit, key), arrival in arrivals.items():
-            self._arrivals.setdefault(limit, {})[key] = arrival
-
-    def opened(self) -> Iterator[tuple[UUID, str | None]]:
-        """The tenants, and keys, whose rates have held something back and let it through by now."""
-        return self._opening.until(self.now)
-
-    def next_opening(self) -> float | None:
-        """When the next rate that holds something back opens; None where none does."""
-        first = self._opening.first()
-        return None if first is None else float(first[0])
-
-    def _of(self, tenant: UUID) -> Iterable[Limit]:
-        return self._limits[tenant].values() if tenant in self._limits else ()
-
-    def _concerning(self, line: Line, kind: LimitKind) -> list[Limit]:
-        return [limit for limit in self._of(line.tenant) if limit.kind is kind and limit.concerns(line)]
-
-    def _open(self, limit: Limit, line: Line) -> bool:
-        bucket = _bucket(limit, line)
-        if limit.kind is LimitKind.CONCURRENCY:
-            return self._used[bucket] < limit.amount
-        if limit.kind is not LimitKind.RATE:
-            return True
-        opens = self._arrivals.get(limit.id, {}).get(bucket[1], 0.0) - (limit.burst - 1) * limit.interval
-        if opens > self.now:
-            self._opening.put((line.tenant, line.key), opens)
-        return opens <= self.now
+    return made
 
 
-def _bucket(limit: Limit, line: Line) -> Bucket:
-    return (limit.id, line.key if limit.key == EACH else None)
+def remove(session: Session, limit_id: UUID) -> None:
+    """Take a limit away.
+
+    Raises:
+        NotFound: there is none with this id.
+        Forbidden: an operator has set it.
+    """
+    limit = get(session, limit_id)
+    if limit.actor_kind == ActorKind.OPERATOR and context.principal(session).kind is not ActorKind.OPERATOR:
+        raise Forbidden("An operator has set this limit: only operators remove it.")
+    session.execute(delete(Limit).where(Limit.id == limit_id))
+
+
+def _check(request: LimitRequest) -> None:
+    kind, issues = request.kind, []
+    if not 1 <= len(request.name) <= _LONGEST_NAME or documents.readable(request.name) != request.name:
+        issues.append(Issue(("name",), f"must be 1 to {_LONGEST_NAME} characters, none of them null"))
+    smallest, largest = _SMALLEST[kind], _LARGEST[kind]
+    whole = kind in {LimitKind.CONCURRENCY, LimitKind.BACKLOG}
+    if not smallest <= request.amount <= largest or (whole and request.amount % 1):
+        issues.append(Issue(("amount",), f"must be a {'whole ' * whole}number from {smallest:g} to {largest:g}"))
+    for name, value in (("perSeconds", request.per_seconds), ("burst", request.burst)):
+        if value is not None and kind is not LimitKind.RATE:
+            issues.append(Issue((name,), "is of rates only: leave it out"))
+    if request.per_seconds is not None and not 0.001 <= request.per_seconds <= _LONGEST_PERIOD_SECONDS:
+        issues.append(Issue(("perSeconds",), f"must be 0.001 to {_LONGEST_PERIOD_SECONDS:g} seconds"))
+    if request.burst is not None and (not 1 <= request.burst <= _LARGEST[LimitKind.RATE] or request.burst % 1):
+        issues.append(Issue(("burst",), f"must be a whole number from 1 to {_LARGEST[LimitKind.RATE]:g}"))
+    if request.queue is not None and request.queue not in registry.queues():
+        issues.append(Issue(("queue",), f"must be one of {', '.join(registry.queues())}"))
+    key = request.concurrency_key
+    if key is not None and not (1 <= len(key) <= _LONGEST_KEY and documents.readable(key) == key):
+        issues.append(Issue(("concurrencyKey",), f"must be 1 to {_LONGEST_KEY} characters, none of them null"))
+    if key == EACH and kind is LimitKind.BACKLOG:
+        issues.append(Issue(("concurrencyKey",), "a backlog is for one key, or for all together"))
+    if kind is LimitKind.WEIGHT:
+        issues += [
+            Issue((name,), "a weight is for the whole tenant: leave it out")
+            for name, value in (("taskName", request.task_name), ("queue", request.queue), ("concurrencyKey", key))
+            if value is not None
+        ]
+    if issues:
+        raise InvalidInput(f"{issues[0].path[0]}: {issues[0].message}.", issues=issues)

@@ -12,33 +12,27 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Double,
+    ForeignKeyConstraint,
     Index,
     Integer,
     SmallInteger,
     Text,
+    UniqueConstraint,
     func,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
-from sqlalchemy.types import UserDefinedType
 
+from tasks.engine.admission import LimitKind
 from tasks.engine.states import RunState
 from tenants.db import Base, TenantRow
-from tenants.models import Key, Moment
+from tenants.models import Key, Moment, Xid8
 
 _STATES = ", ".join(f"'{state}'" for state in RunState)
+_KINDS = ", ".join(f"'{kind}'" for kind in LimitKind)
 _BY_ID = "RANGE (id)"
 _BY_RUN = "RANGE (run_id)"
-
-
-class Xid8(UserDefinedType[int]):
-    """PostgreSQL's 64-bit transaction id."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        return "xid8"
 
 
 class Run(TenantRow, Base):
@@ -186,6 +180,57 @@ class Effect(TenantRow, Base):
     confirmed: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     answer: Mapped[Any | None] = mapped_column(JSONB)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.clock_timestamp())
+
+
+class Limit(TenantRow, Base):
+    """What a tenant's runs are held down to; everything that it names must match."""
+
+    __tablename__ = "limits"
+    __table_args__ = (
+        CheckConstraint(f"kind IN ({_KINDS})", name="kind"),
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        UniqueConstraint("tenant_id", "name", "kind"),
+    )
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str] = mapped_column(Text)
+    amount: Mapped[float] = mapped_column(Double)
+    per_seconds: Mapped[float | None] = mapped_column(Double)
+    burst: Mapped[float | None] = mapped_column(Double)
+    task: Mapped[str | None] = mapped_column(Text)
+    queue: Mapped[str | None] = mapped_column(Text)
+    concurrency_key: Mapped[str | None] = mapped_column(Text)
+    actor_kind: Mapped[str] = mapped_column(Text)
+    """Who set it: what an operator has set only operators change."""
+    actor: Mapped[str] = mapped_column(Text)
+    changed_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+class LimitState(TenantRow, Base):
+    """How far a rate is used: when the next start would come at its steady pace, in seconds since 1970."""
+
+    __tablename__ = "limit_states"
+
+    limit_id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    """The concurrency key, where the rate is kept for each; else empty."""
+    arrival: Mapped[float] = mapped_column(Double)
+
+
+class Pause(TenantRow, Base):
+    """What must not start, or must not be accepted any more: a task, or where it names none, all of the tenant's."""
+
+    __tablename__ = "pauses"
+    __table_args__ = (ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),)
+
+    task: Mapped[str] = mapped_column(Text, primary_key=True)
+    draining: Mapped[bool] = mapped_column(Boolean)
+    """Nothing new is accepted, but what was accepted still runs."""
+    note: Mapped[str | None] = mapped_column(Text)
+    actor_kind: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
 
 
 class Worker(Base):

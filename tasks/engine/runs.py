@@ -27,6 +27,7 @@ from tenants.errors import (
     InvalidInput,
     InvalidState,
     NotFound,
+    QuotaExceeded,
     TenantSuspended,
     UnknownTask,
 )
@@ -66,6 +67,8 @@ def trigger(session: Session, request: TriggerRequest) -> Accepted:
         InvalidInput: a value is wrong; its issues name the fields.
         Forbidden: the caller may not trigger this task.
         Conflict: the idempotency key was used with other arguments.
+        QuotaExceeded: more would wait than a limit allows.
+        InvalidState: the tenant or the task is drained.
         TenantSuspended: the tenant is suspended.
     """
     return trigger_within(session, request)
@@ -315,6 +318,13 @@ def _own(error: DBAPIError, rows: list[dict[str, Any]]) -> Exception:
     if code == "TN003":
         names = [row["task"] for row in rows if row["task"].startswith(f"{detail}.")]
         return UnknownTask(f"There is no task {names[0]!r} here: the family {detail} is not enabled.")
+    if code == "TN004":
+        name, amount, waiting = orjson.loads(detail or "[]")
+        message = f"The limit {name} lets {amount:g} runs wait, and {waiting} do: come back when some have started."
+        return QuotaExceeded(message, limit_name=name, limit=amount, used=waiting)
+    if code == "TN005":
+        drained = detail or "The tenant"
+        return InvalidState(f"{drained} is drained: nothing new is accepted until it is resumed.", state="DRAINING")
     return error
 
 

@@ -1,13 +1,22 @@
-"""Which families a tenant has switched on."""
+"""What a tenant has switched on and off: its families, and pauses of its tasks."""
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from tasks import registry
-from tenants.errors import NotFound
+from tasks.engine.models import Pause
+from tenants import context
+from tenants.errors import InvalidInput, Issue, NotFound
 from tenants.models import TenantFamily
+
+WHOLE = ""
+"""As a pause's task: all of them."""
+_LONGEST_NOTE = 1000
 
 
 def enabled(session: Session) -> frozenset[str]:
@@ -26,3 +35,61 @@ def enable(session: Session, family: str) -> None:
     if session.scalar(select(TenantFamily).where(TenantFamily.family == family)) is None:
         session.add(TenantFamily(family=family))
         session.flush()
+
+
+def task(session: Session, name: str) -> str:
+    """The full name of a task of the tenant's.
+
+    Raises:
+        UnknownTask, AmbiguousTask: the name fits no task of its families, or several.
+    """
+    return registry.resolve(name, enabled(session)).name
+
+
+def pauses(session: Session) -> Sequence[Pause]:
+    """What is paused or drained, the whole tenant first."""
+    return session.scalars(select(Pause).order_by(Pause.task)).all()
+
+
+def pause(session: Session, task_name: str | None = None, note: str | None = None, *, draining: bool = False) -> None:
+    """Let nothing more start; what runs goes on to its end. Or drain: accept nothing more, but run what was accepted.
+
+    Args:
+        task_name: of one task; of all when None.
+        note: for people: why.
+        draining: drain instead.
+
+    Raises:
+        UnknownTask, AmbiguousTask: the name fits no task of the tenant's families, or several.
+        InvalidInput: the note is too long.
+    """
+    if note is not None and len(note) > _LONGEST_NOTE:
+        raise InvalidInput(
+            f"note: must be at most {_LONGEST_NOTE} characters.",
+            issues=[Issue(("note",), f"must be at most {_LONGEST_NOTE} characters")],
+        )
+    caller = context.principal(session)
+    values = {
+        "draining": draining,
+        "note": note,
+        "actor_kind": caller.kind.value,
+        "actor": caller.actor,
+        "at": func.clock_timestamp(),
+    }
+    session.execute(
+        insert(Pause)
+        .values(task=WHOLE if task_name is None else task(session, task_name), **values)
+        .on_conflict_do_update(index_elements=["tenant_id", "task"], set_=values)
+    )
+
+
+def resume(session: Session, task_name: str | None = None) -> None:
+    """End a pause or a drain; nothing changes where there is none. Pauses of single tasks outlast the whole tenant's.
+
+    Raises:
+        UnknownTask, AmbiguousTask: the name fits no task of the tenant's families, or several.
+    """
+    name = WHOLE if task_name is None else task_name
+    if name not in {row.task for row in pauses(session)}:
+        name = task(session, name) if name else WHOLE
+    session.execute(delete(Pause).where(Pause.task == name))

@@ -25,7 +25,6 @@ SELECT tenant_id, queue, task, key FROM lines LIMIT %s
 _HEADS = """
 SELECT r.rank, r.id, u.tenant, u.queue, u.task, nullif(u.key, '')
 FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[]) AS u(tenant, queue, task, key)
-JOIN tenants t ON t.id = u.tenant AND NOT t.paused AND t.suspended_at IS NULL
 CROSS JOIN LATERAL (
   SELECT rank, id FROM runs
   WHERE tenant_id = u.tenant AND queue = u.queue AND task = u.task AND coalesce(concurrency_key, '') = u.key
@@ -52,7 +51,7 @@ def lines(ledger: Ledger, after: Line | None, most: int) -> list[Line]:
 
 
 def heads(ledger: Ledger, read: Sequence[Line], most: int) -> list[Candidate]:
-    """The runs at the front of these lines, at most so many of each; none of a paused or suspended tenant."""
+    """The runs at the front of these lines, at most so many of each."""
     columns = ([line.tenant for line in read], [line.queue for line in read], [line.task for line in read])
     rows = ledger.call(_HEADS, *columns, [line.key or "" for line in read], most)
     known = {line: line for line in read}

@@ -19,6 +19,7 @@ EVERYTHING = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 APP = {
     "dispatcher_leader": READ,
     "idempotency_keys": WRITE,
+    "limit_states": READ,
     "refused_counts": READ,
     "run_events": APPEND,
     "run_progress": WRITE,
@@ -32,6 +33,9 @@ APP = {
 SYSTEM = {
     "dispatcher_leader": WRITE,
     "idempotency_keys": {"DELETE"},
+    "limit_states": EVERYTHING,
+    "limits": READ,
+    "pauses": READ,
     "refused_counts": READ,
     "refused_messages": READ,
     "run_events": APPEND,
@@ -40,10 +44,10 @@ SYSTEM = {
     "workers": {"SELECT", "DELETE"},
 }
 COLUMNS = {
-    ("tenantry_app", "tenants", "UPDATE"): {"name", "timezone", "paused", "pause_note"},
+    ("tenantry_app", "tenants", "UPDATE"): {"name", "timezone"},
     ("tenantry_app", "users", "SELECT"): {"id", "email", "created_at"},
     ("tenantry_system", "tenants", "SELECT"): {
-        "id", "slug", "name", "timezone", "plan", "paused", "suspended_at", "created_at",
+        "id", "slug", "name", "timezone", "plan", "suspended_at", "created_at", "changed",
     },
     ("tenantry_system", "tenants", "UPDATE"): {"suspended_at"},
     ("tenantry_system", "idempotency_keys", "SELECT"): {"expires_at"},
@@ -67,6 +71,7 @@ DEFINERS = {
     "find_login": {"tenantry_app"},
     "find_session": {"tenantry_app"},
     "installation_identity": {"tenantry_app"},
+    "note_change_of_tenant": set(),
     "prune_runs": {"tenantry_app", "tenantry_system"},
     "refuse_messages": {"tenantry_app"},
     "renew_leases": {"tenantry_app"},
@@ -146,7 +151,7 @@ def test_grants_on_columns_are_those_listed(installation: Installation) -> None:
     for grantee, table, privilege, column in installation.rows("""
         SELECT x.grantee::regrole::text, c.relname, x.privilege_type, a.attname
         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) x
-        WHERE c.relnamespace = 'public'::regnamespace
+        WHERE c.relnamespace = 'public'::regnamespace AND NOT a.attisdropped
     """):
         granted[(grantee, table, privilege)].add(column)
     assert dict(granted) == COLUMNS

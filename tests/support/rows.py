@@ -15,6 +15,7 @@ from tests.support.installations import Installation
 
 Row = dict[str, Any]
 _FITTING: dict[tuple[str, str], Any] = {
+    ("limits", "kind"): "RATE",
     ("memberships", "role"): "VIEWER",
     ("runs", "state"): "SUCCEEDED",
     ("sales_settings", "currency"): "EUR",

@@ -7,7 +7,12 @@ GRANT EXECUTE ON FUNCTION next_fence(bigint) TO tenantry_system;
 
 -- QUEUED → RELEASED with a new fence, for the leader of the shard. Runs that have moved on since are left out.
 -- Its commit need not be flushed: where a crash of the server forgets it, the run is released again, under a later fence.
-CREATE OR REPLACE FUNCTION release_runs(p_shard text, p_epoch bigint, p_tenants uuid[], p_runs uuid[])
+--   p_limit_tenants, p_limits, p_keys, p_arrivals  how far the rates are used by then, one of each for a rate
+CREATE OR REPLACE FUNCTION release_runs(
+  p_shard text, p_epoch bigint, p_tenants uuid[], p_runs uuid[],
+  p_limit_tenants uuid[] DEFAULT '{}', p_limits uuid[] DEFAULT '{}', p_keys text[] DEFAULT '{}',
+  p_arrivals double precision[] DEFAULT '{}'
+)
 RETURNS TABLE (tenant_id uuid, run_id uuid, task text, queue text, fence bigint, sequence int, attempt int,
                settled_at timestamptz)
 LANGUAGE plpgsql AS $$
@@ -15,6 +20,9 @@ LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
   PERFORM check_leader(p_shard, p_epoch);
+  INSERT INTO limit_states AS s (tenant_id, limit_id, key, arrival)
+  SELECT * FROM unnest(p_limit_tenants, p_limits, p_keys, p_arrivals)
+  ON CONFLICT (tenant_id, limit_id, key) DO UPDATE SET arrival = excluded.arrival;
   RETURN QUERY
   WITH chosen AS (
     SELECT r.tenant_id, r.id FROM unnest(p_tenants, p_runs) AS u(tenant, run)
@@ -32,8 +40,9 @@ BEGIN
   )
   SELECT * FROM released;
 END $$;
-REVOKE ALL ON FUNCTION release_runs(text, bigint, uuid[], uuid[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION release_runs(text, bigint, uuid[], uuid[]) TO tenantry_system;
+REVOKE ALL ON FUNCTION release_runs(text, bigint, uuid[], uuid[], uuid[], uuid[], text[], double precision[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION release_runs(text, bigint, uuid[], uuid[], uuid[], uuid[], text[], double precision[])
+  TO tenantry_system;
 
 -- What is due becomes QUEUED, and what was released but never claimed becomes QUEUED again, at most p_limit of each.
 CREATE OR REPLACE FUNCTION requeue_runs(p_shard text, p_epoch bigint, p_unclaimed interval, p_limit int)

@@ -2,6 +2,8 @@
 -- given was accepted earlier under the same idempotency key.
 --   TN001 the idempotency key was used with other arguments (detail: the run's id)
 --   TN002 the tenant is suspended       TN003 the family is not enabled (detail: its name)
+--   TN004 more would wait than a limit allows (detail: its name, amount and how many wait, as a JSON list)
+--   TN005 the tenant or the task is drained (detail: the task, nothing for the tenant)
 CREATE OR REPLACE FUNCTION trigger_runs(
   p_tenant uuid, p_actor_kind text, p_actor text, p_runs jsonb, p_idempotency interval, p_step interval
 ) RETURNS SETOF runs LANGUAGE plpgsql AS $$
@@ -12,12 +14,17 @@ DECLARE
   v_in record;
   v_key idempotency_keys;
   v_run runs;
+  v_drained text[];
+  v_made uuid[] := '{}';
 BEGIN
   PERFORM set_config('app.tenant_id', p_tenant::text, true);
   SELECT suspended_at INTO v_suspended FROM tenants WHERE id = p_tenant;
   IF NOT FOUND OR v_suspended IS NOT NULL THEN
     RAISE EXCEPTION 'tenant suspended' USING ERRCODE = 'TN002';
   END IF;
+  v_drained := ARRAY(SELECT task FROM pauses WHERE tenant_id = p_tenant AND draining);
+  -- Who triggers under a backlog limit follows who did before: neither may overlook the other's runs.
+  PERFORM 1 FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' ORDER BY id FOR NO KEY UPDATE;
   FOR v_in IN
     SELECT * FROM jsonb_to_recordset(p_runs) AS r(
       id uuid, task text, queue text, args jsonb, priority smallint, max_attempts int, delay double precision,
@@ -46,6 +53,10 @@ BEGIN
         WHERE tenant_id = p_tenant AND key = v_in.idempotency_key;
       END IF;
     END IF;
+    IF v_drained && ARRAY['', v_in.task] THEN
+      RAISE EXCEPTION 'drained' USING ERRCODE = 'TN005',
+        DETAIL = CASE WHEN '' = ANY (v_drained) THEN '' ELSE v_in.task END;
+    END IF;
     v_run := NULL;
     -- A moment that has passed means now: it is no head start.
     v_run.available_at := greatest(v_now, v_in.available_at, v_now + make_interval(secs => v_in.delay));
@@ -58,8 +69,38 @@ BEGIN
             v_run.available_at)
     RETURNING * INTO v_run;
     PERFORM record_event(p_tenant, v_run.id, v_run.sequence, v_run.state, 0, NULL);
+    v_made := v_made || v_run.id;
     RETURN NEXT v_run;
   END LOOP;
+  PERFORM check_backlog(p_tenant, v_made);
 END $$;
 REVOKE ALL ON FUNCTION trigger_runs(uuid, text, text, jsonb, interval, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION trigger_runs(uuid, text, text, jsonb, interval, interval) TO tenantry_app;
+
+-- Refuses new runs where more would wait than a limit of the tenant allows. Counts no further than it must.
+--   TN004 more would wait than a limit allows
+CREATE OR REPLACE FUNCTION check_backlog(p_tenant uuid, p_made uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_limit record;
+  v_new int;
+  v_waiting int;
+BEGIN
+  FOR v_limit IN SELECT * FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' LOOP
+    SELECT count(*) INTO v_new FROM runs r
+    WHERE r.tenant_id = p_tenant AND r.id = ANY (p_made)
+      AND concerns(v_limit.queue, v_limit.task, v_limit.concurrency_key, r.queue, r.task, r.concurrency_key);
+    CONTINUE WHEN v_new = 0;
+    SELECT count(*) INTO v_waiting FROM (
+      SELECT FROM runs r
+      WHERE r.tenant_id = p_tenant AND r.state IN ('SCHEDULED', 'QUEUED', 'RELEASED')
+        AND concerns(v_limit.queue, v_limit.task, v_limit.concurrency_key, r.queue, r.task, r.concurrency_key)
+      LIMIT floor(v_limit.amount)::bigint + v_new + 1
+    ) w;
+    IF v_waiting > v_limit.amount THEN
+      RAISE EXCEPTION 'backlog full' USING ERRCODE = 'TN004',
+        DETAIL = jsonb_build_array(v_limit.name, v_limit.amount, v_waiting - v_new)::text;
+    END IF;
+  END LOOP;
+END $$;
+REVOKE ALL ON FUNCTION check_backlog(uuid, uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION check_backlog(uuid, uuid[]) TO tenantry_app;

@@ -7,8 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from tasks.engine import documents, runs
+from tasks.engine import documents, limits, runs, switches
+from tasks.engine.admission import LimitKind
 from tasks.engine.ledger import NotLeading, Settlement
+from tasks.engine.limits import LimitRequest
 from tasks.engine.outcomes import Fenced
 from tasks.engine.states import MOVES, TERMINAL, RunState
 from tenants.context import Principal
@@ -113,19 +115,34 @@ def test_a_success_stands_though_a_cancel_was_asked_for_and_anything_else_gives_
         assert hands.settle(tenant, run, fence, Settlement(asked)).state == ends
 
 
-def test_a_claim_for_a_tenant_that_was_paused_or_suspended_since_goes_back(
+def test_a_claim_of_what_may_not_start_any_more_goes_back(
     installation: Installation, hands: Hands, tenant: Principal
 ) -> None:
-    for column in ("paused = true", "suspended_at = now()"):
+    suspend = "UPDATE tenants SET suspended_at = %s WHERE id = %s"
+    rest = str(tenant.tenant)
+    cap = LimitRequest("cap", LimitKind.CONCURRENCY, 1)
+    for note, begin, end in (
+        ("the tenant is suspended", lambda: installation.rows(suspend, "now", rest),
+         lambda: installation.rows(suspend, None, rest)),
+        ("the tenant is paused", lambda: installation.write(tenant, switches.pause),
+         lambda: installation.write(tenant, switches.resume)),
+        ("the task is paused", lambda: installation.write(tenant, switches.pause, "diagnostics.echo"),
+         lambda: installation.write(tenant, switches.resume, "echo")),
+        ("the limit cap is reached",
+         lambda: (hands.running(tenant), installation.write(tenant, limits.put, cap)), lambda: None),
+    ):  # fmt: skip
         run = installation.trigger(tenant, "diagnostics.echo")
         fence = hands.release(tenant, run)[run]
-        installation.rows(f"UPDATE tenants SET {column} WHERE id = %s", str(tenant.tenant))
+        begin()
         claim = hands.claim(tenant, run, fence)
         assert claim is not None
         assert (claim.held, claim.attempt, claim.args) == (True, 0, {})
         assert installation.history(run)[-1] == (3, "QUEUED", 0)
+        assert installation.rows("SELECT note FROM run_events WHERE run_id = %s AND sequence = 3", str(run)) == [
+            (note,)
+        ]
         assert installation.rows("SELECT 1 FROM run_leases WHERE run_id = %s", str(run)) == []
-        installation.rows("UPDATE tenants SET paused = false, suspended_at = NULL WHERE id = %s", str(tenant.tenant))
+        end()
 
 
 def test_three_crashes_are_a_dead_letter_whatever_its_budget(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks.engine import runs
+from tasks.engine import runs, switches
 from tasks.engine.fairness import Line
 from tasks.engine.publish import Bell
 from tasks.engine.runs import Accepted, TriggerRequest
@@ -402,5 +402,5 @@ class TestTenants:
     def test_a_paused_tenants_run_is_accepted_and_waits(
         self, installation: Installation, tenant: Principal, trigger: Trigger
     ) -> None:
-        installation.rows("UPDATE tenants SET paused = true WHERE id = %s", str(tenant.tenant))
+        installation.write(tenant, switches.pause)
         assert trigger().run.state == "QUEUED"

@@ -1,0 +1,46 @@
+"""Why a run waits."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import strawberry
+
+from schema import permissions
+from schema import runs as shown
+from schema.context import Info
+from schema.runs import Run
+from tasks.engine import explain
+from tasks.engine.explain import WaitReason
+from tenants import ids
+from tenants.errors import NotFound
+
+strawberry.enum(WaitReason)
+
+
+@strawberry.type
+class RunExplanation:
+    run: Run
+    reason: WaitReason
+    message: str
+    limit_name: str | None
+    position: int | None = strawberry.field(description="Among the tenant's own runs, from 1.")
+    expected_start: datetime | None = strawberry.field(description="As far as it can be told.")
+
+
+@strawberry.type
+class Query:
+    @strawberry.field(extensions=[permissions.RUNS_READ])
+    async def explain_run(self, info: Info, id: strawberry.ID) -> RunExplanation | None:
+        try:
+            found = await info.context.data.read(explain.explain, ids.read("run", id))
+        except NotFound:
+            return None
+        return RunExplanation(
+            run=shown.show(found.run),
+            reason=found.reason,
+            message=found.message,
+            limit_name=found.limit_name,
+            position=found.position,
+            expected_start=found.expected_start,
+        )

@@ -1,0 +1,258 @@
+"""What is released next: the waiting runs in fair order, what may start of them, and the room that the workers have."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+import structlog
+
+from tasks.engine import messages, terms, waiting
+from tasks.engine.admission import Admission
+from tasks.engine.costs import Costs
+from tasks.engine.fairness import Candidate, FairOrder, Line
+from tasks.engine.fleet import Fleet, Flight, Pool
+from tasks.engine.ledger import Change, Ledger
+from tasks.engine.messages import Release
+from tasks.engine.publish import Bell, Ended
+from tasks.engine.states import RunState
+from tenants.settings import Engine
+
+log = structlog.get_logger(__name__)
+_HEADS = 64
+"""How many waiting runs of a line are looked at ahead."""
+_LINES = 5000
+"""How many lines are looked for at a sweep."""
+_BATCH = 500
+_BROKER_PAUSE_SECONDS = 0.5
+
+
+class Releases:
+    """Hands waiting runs to the queues, under the epoch of a leadership.
+
+    Args:
+        ledger: the dispatcher's.
+        broker: where the queues are.
+        engine: the settings of the engine.
+        epoch: of the leadership; what is known is known under it and no other.
+        costs: what runs are expected to take.
+    """
+
+    def __init__(self, ledger: Ledger, broker: redis.Redis, engine: Engine, epoch: int, costs: Costs) -> None:
+        self._ledger = ledger
+        self._broker = broker
+        self._engine = engine
+        self._epoch = epoch
+        self._costs = costs
+        self._fleet = Fleet(engine.buffer_milliseconds / 1000, costs.of_queue)
+        self._admission = Admission()
+        self._read_upto: str | None = None
+        self._ahead = 0.0
+        self._broker_next = 0.0
+        self._sort([])
+
+    def hear(self, bell: Bell | Ended | None) -> None:
+        """Something waits that did not before, or a run has left its slot."""
+        match bell:
+            case Bell(line):
+                self._unread[line] = None
+            case Ended(run, fence, seconds) if flight := self._fleet.ended(run, fence):
+                if seconds:
+                    self._costs.learn(flight.line, seconds)
+                self._landed(flight, seconds)
+
+    def read(self) -> None:
+        """Repair what bells lost: the tenants' terms, the fleet, what is in flight, what waits."""
+        self._read_terms()
+        new = self._count()
+        self._survey()
+        self._read_waiting()
+        for flight in new:
+            if order := self._orders.get(flight.line.queue):
+                order.charge(flight.line.tenant, flight.line.key, flight.expected)
+
+    def pause(self) -> float:
+        """Seconds until there may be something to release that no bell will tell of."""
+        now = time.monotonic()
+        if now < self._broker_next:
+            return self._broker_next - now
+        if self._unread and self._fleet.free():
+            return 0.0
+        opening = self._admission.next_opening()
+        return self._engine.sweep_seconds if opening is None else max(0.0, opening - self._ahead - now)
+
+    def release(self) -> list[Change]:
+        """Release as much as can start now, in fair order. Returns what was released.
+
+        Raises:
+            NotLeading: the epoch is over.
+        """
+        released: list[Change] = []
+        if time.monotonic() < self._broker_next:
+            return released
+        self._read_waiting()
+        self._admission.now = time.monotonic() + self._ahead
+        for tenant, key in self._admission.opened():
+            for order in self._every_order():
+                order.wake(tenant, key)
+        for pool in self._fleet.pools():
+            order = self._orders[next(iter(pool.queues))]
+            while time.monotonic() >= self._broker_next and (room := pool.room()):
+                picked = order.pick(pool.rooms(), min(room, _BATCH), self._costs.of, self._admission)
+                if not picked:
+                    break
+                released += self._release(picked)
+                self._look_deeper(picked)
+        return released
+
+    def _sort(self, pools: list[Pool]) -> None:
+        """Begin an order of its own for each pool, of which nothing is known yet."""
+        self._orders: dict[str, FairOrder] = {}
+        for pool in pools:
+            order = FairOrder(self._admission.weights)
+            self._orders.update(dict.fromkeys(pool.queues, order))
+        self._unread: dict[Line, None] = {}
+        self._deeper: set[Line] = set()
+        self._read_until: Line | None = None
+
+    def _every_order(self) -> set[FairOrder]:
+        return set(self._orders.values())
+
+    def _read_terms(self) -> None:
+        """What tenants go by, and what time it is by the database's clock."""
+        found = terms.read(self._ledger, self._read_upto)
+        self._ahead = found.now - time.monotonic()
+        self._admission.now = found.now
+        if self._read_upto is None:
+            self._admission.restore(terms.arrivals(self._ledger))
+        for tenant, agreed in found.terms.items():
+            self._admission.agree(tenant, agreed)
+            for order in self._every_order():
+                order.wake_all(tenant)
+        self._read_upto = found.upto
+
+    def _count(self) -> list[Flight]:
+        """Read the fleet anew, and what bells have not told of it; what is in flight and not charged yet."""
+        before = [sorted(pool.queues) for pool in self._fleet.pools()]
+        new, gone = self._fleet.read(self._ledger, self._costs.of, alive_seconds=self._engine.lease_seconds)
+        self._admission.recount(flight.line for flight in self._fleet.flights())
+        if [sorted(pool.queues) for pool in self._fleet.pools()] != before:
+            self._sort(self._fleet.pools())
+            return self._fleet.flights()
+        for flight in gone:
+            self._wake(flight.line)
+        return new
+
+    def _survey(self) -> None:
+        """Find what waits and is not known: some more lines at every reading, and from the first on again."""
+        found = waiting.lines(self._ledger, self._read_until, _LINES)
+        self._read_until = found[-1] if len(found) == _LINES else None
+        for line in found:
+            order = self._orders.get(line.queue)
+            if order is not None and not order.known(line):
+                self._unread[line] = None
+
+    def _read_waiting(self) -> None:
+        """Look at the front of the lines that have changed."""
+        while self._unread:
+            lines = [line for line in list(self._unread)[:_BATCH] if line.queue in self._orders]
+            for line in list(self._unread)[:_BATCH]:
+                del self._unread[line]
+            candidates = waiting.heads(self._ledger, lines, _HEADS)
+            found = Counter(candidate.line for candidate in candidates)
+            for line in lines:
+                self._orders[line.queue].forget(line)
+                (self._deeper.add if found[line] >= _HEADS else self._deeper.discard)(line)
+            for candidate in candidates:
+                self._orders[candidate.line.queue].offer([candidate])
+
+    def _look_deeper(self, picked: Iterable[Candidate]) -> None:
+        """A line whose known front has been released is read again, where there was more behind it."""
+        for line in {candidate.line for candidate in picked}:
+            if line in self._deeper and not self._orders[line.queue].known(line):
+                self._unread[line] = None
+        if self._unread:
+            self._read_waiting()
+
+    def _landed(self, flight: Flight, seconds: float) -> None:
+        """A run takes up nothing more: what it took is charged, and who waited for its place is asked again."""
+        line = flight.line
+        self._admission.vacate(line)
+        if order := self._orders.get(line.queue):
+            order.charge(line.tenant, line.key, seconds - flight.expected)
+        self._wake(line)
+
+    def _wake(self, line: Line) -> None:
+        """A place under the limits of this line is free: they may cover queues of other pools too."""
+        for order in self._every_order():
+            order.wake(line.tenant, line.key)
+
+    def _release(self, picked: list[Candidate]) -> list[Change]:
+        arrivals = self._admission.arrivals(candidate.line for candidate in picked)
+        rows = self._ledger.call(
+            "SELECT * FROM release_runs(%s, %s, %s, %s, %s, %s, %s, %s)",
+            self._engine.shard,
+            self._epoch,
+            [candidate.line.tenant for candidate in picked],
+            [candidate.run for candidate in picked],
+            [tenant for tenant, _, _ in arrivals],
+            [limit for _, limit, _ in arrivals],
+            [key or "" for _, _, key in arrivals],
+            list(arrivals.values()),
+        )
+        places = {candidate.run: place for place, candidate in enumerate(picked)}
+        rows.sort(key=lambda row: places[row[1]])
+        released = {row[1] for row in rows}
+        for candidate in picked:
+            if candidate.run not in released:
+                self._not_released(candidate)
+        return self._publish([(picked[places[row[1]]], row) for row in rows])
+
+    def _not_released(self, candidate: Candidate) -> None:
+        """It counts for nothing, and its line is read anew."""
+        line = candidate.line
+        self._admission.untake(candidate)
+        self._orders[line.queue].charge(line.tenant, line.key, -self._costs.of(line))
+        self._wake(line)
+        self._unread[line] = None
+
+    def _publish(self, released: list[tuple[Candidate, tuple[Any, ...]]]) -> list[Change]:
+        """Hand the released runs to their queues; what the broker refuses goes back into the ledger's queue."""
+        pipeline = self._broker.pipeline(transaction=False)
+        told: list[Change] = []
+        for _, (tenant, run, task, queue, fence, sequence, attempt, at) in released:
+            release = Release(tenant, run, task, queue, fence)
+            pipeline.lpush(queue, messages.encode(release, self._engine.grant_keys, self._engine.grant_seconds))
+            told.append(Change(tenant, run, RunState.RELEASED, sequence, attempt, at, queue))
+        try:
+            answers = pipeline.execute(raise_on_error=False)
+        except (redis.RedisError, OSError) as error:
+            answers = [error] * len(released)
+        refused = []
+        for (candidate, row), answer in zip(released, answers, strict=True):
+            if isinstance(answer, Exception):
+                refused.append((candidate, row))
+            else:
+                flight = Flight(candidate.line, self._costs.of(candidate.line))
+                self._fleet.released(candidate.run, row[4], flight)
+        if refused:
+            causes = sorted({str(answer) for answer in answers if isinstance(answer, Exception)})
+            log.warning("broker_refused", error=causes[0], runs=len(refused))
+            self._broker_next = time.monotonic() + _BROKER_PAUSE_SECONDS
+            self._take_back(refused)
+        return told
+
+    def _take_back(self, refused: list[tuple[Candidate, tuple[Any, ...]]]) -> None:
+        self._ledger.call(
+            "SELECT unrelease_runs(%s, %s, %s, %s, %s)",
+            self._engine.shard,
+            self._epoch,
+            [candidate.line.tenant for candidate, _ in refused],
+            [candidate.run for candidate, _ in refused],
+            [row[4] for _, row in refused],
+        )
+        for candidate, _ in refused:
+            self._not_released(candidate)

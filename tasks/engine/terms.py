@@ -1,0 +1,77 @@
+"""What tenants go by, as the dispatcher reads it across them: all of it once, and then what has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from tasks.engine.admission import Bucket, Limit, LimitKind, Terms
+from tasks.engine.ledger import Ledger
+
+_READ = """
+SELECT s.upto::text, extract(epoch FROM clock_timestamp())::float8, t.id, t.suspended_at IS NOT NULL,
+       ARRAY(SELECT task FROM pauses WHERE tenant_id = t.id AND NOT draining),
+       (SELECT jsonb_agg(to_jsonb(l)) FROM limits l WHERE tenant_id = t.id AND kind <> 'BACKLOG')
+FROM (SELECT pg_current_snapshot() AS upto) s LEFT JOIN tenants t ON
+"""
+_ANY = """t.suspended_at IS NOT NULL
+OR t.id IN (SELECT tenant_id FROM limits UNION SELECT tenant_id FROM pauses)"""
+_CHANGED = """t.changed >= pg_snapshot_xmin(%s::pg_snapshot)
+AND NOT pg_visible_in_snapshot(t.changed, %s::pg_snapshot)"""
+_ARRIVALS = """
+SELECT s.tenant_id, s.limit_id, nullif(s.key, ''), s.arrival
+FROM limit_states s JOIN limits l ON l.tenant_id = s.tenant_id AND l.id = s.limit_id
+WHERE s.arrival > extract(epoch FROM clock_timestamp())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read.
+
+    Args:
+        upto: the snapshot of the database that it is of.
+        now: the database's clock, seconds since 1970.
+        terms: of each tenant that has changed; of all others nothing.
+    """
+
+    upto: str
+    now: float
+    terms: Mapping[UUID, Terms]
+
+
+def read(ledger: Ledger, since: str | None) -> Reading:
+    """The terms of every tenant that has any, or of those that have changed since an earlier reading."""
+    rows = ledger.call(_READ + _ANY) if since is None else ledger.call(_READ + _CHANGED, since, since)
+    terms = {
+        tenant: Terms(
+            limits=[_limit(tenant, values) for values in limits or ()],
+            paused=[task for task in paused if task],
+            stopped=suspended or "" in paused,
+        )
+        for _, _, tenant, suspended, paused, limits in rows
+        if tenant is not None
+    }
+    return Reading(rows[0][0], rows[0][1], terms)
+
+
+def arrivals(ledger: Ledger) -> dict[Bucket, float]:
+    """How far the rates are used, as the last releases have saved it."""
+    return {(tenant, limit, key): arrival for tenant, limit, key, arrival in ledger.call(_ARRIVALS)}
+
+
+def _limit(tenant: UUID, row: Mapping[str, Any]) -> Limit:
+    return Limit(
+        id=UUID(row["id"]),
+        tenant=tenant,
+        name=row["name"],
+        kind=LimitKind(row["kind"]),
+        amount=row["amount"],
+        per_seconds=row["per_seconds"] or 1.0,
+        burst=row["burst"] or 1.0,
+        task=row["task"],
+        queue=row["queue"],
+        key=row["concurrency_key"],
+    )
