@@ -1,0 +1,202 @@
+"""What is released under limits and pauses: real PostgreSQL, a real broker, and workers that have room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from uuid import UUID
+
+import pytest
+import redis
+
+from tasks.engine import limits, publish, switches
+from tasks.engine.admission import LimitKind
+from tasks.engine.costs import Costs
+from tasks.engine.ledger import NotLeading, Settlement
+from tasks.engine.limits import LimitRequest
+from tasks.engine.publish import Ended
+from tasks.engine.release import Releases
+from tasks.engine.runs import TriggerRequest
+from tasks.engine.states import RunState
+from tenants.context import ActorKind, Principal
+from tests.support.hands import WORKER, Hands
+from tests.support.installations import Installation, eventually
+
+CAP = LimitRequest("cap", LimitKind.CONCURRENCY, 2)
+ECHO, WRITE = "diagnostics.echo", "diagnostics.write"
+MARK = {"key": "k", "value": "v"}
+Lead = Callable[[], Releases]
+
+
+@pytest.fixture
+def lead(installation: Installation, hands: Hands) -> Iterator[Lead]:
+    """Takes over the release, with nothing known; ten slots that consume the queue are live."""
+    engine = installation.settings.engine
+    broker = publish.connect(installation.redis_url, timeout_seconds=1)
+    broker.flushdb()
+    installation.rows("UPDATE runs SET state = 'CANCELLED' WHERE state IN ('QUEUED', 'SCHEDULED', 'RELEASED')")
+    installation.rows("DELETE FROM run_leases")
+    hands.app.call("SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s)", WORKER, ["diagnostics"], 10, 0, 0, False, True)
+    installation.rows("UPDATE workers SET last_seen = now() + interval '1 hour'")
+    yield lambda: Releases(hands.system, broker, engine, hands.epoch, Costs())
+    broker.close()
+
+
+def _released(releases: Releases) -> list[UUID]:
+    releases.read()
+    return [change.run for change in releases.release()]
+
+
+def _all(releases: Releases, number: int) -> Callable[[], list[UUID]]:
+    """Asks for releases until there are so many of them."""
+    gathered: list[UUID] = []
+
+    def ask() -> list[UUID]:
+        gathered.extend(change.run for change in releases.release())
+        return gathered if len(gathered) >= number else []
+
+    return ask
+
+
+def _ended(hands: Hands, tenant: Principal, run: UUID) -> Ended:
+    """Let a worker do the run, for as long as is expected of what nobody knows; the bell it rings then."""
+    [(fence,)] = hands.system.call("SELECT fence FROM runs WHERE id = %s", run)
+    claim = hands.claim(tenant, run, fence)
+    assert claim is not None
+    assert not claim.held
+    hands.settle(tenant, run, fence, Settlement(RunState.SUCCEEDED))
+    return Ended(run, fence, 1.0)
+
+
+def test_a_cap_binds_what_waits_already_and_nobody_else(
+    installation: Installation, hands: Hands, lead: Lead, tenant: Principal, other_tenant: Principal
+) -> None:
+    mine = [installation.trigger(tenant, ECHO) for _ in range(5)]
+    installation.write(tenant, limits.put, CAP)
+    others = [installation.trigger(other_tenant, ECHO) for _ in range(3)]
+    releases = lead()
+    first = _released(releases)
+    assert set(first) == {*mine[:2], *others}
+    assert _released(releases) == []
+    releases.hear(_ended(hands, tenant, mine[0]))
+    assert [change.run for change in releases.release()] == [mine[2]]
+    installation.write(tenant, limits.put, replace(CAP, amount=3))
+    assert _released(releases) == [mine[3]]
+    [cap] = installation.write(tenant, limits.every)
+    installation.write(tenant, limits.remove, cap.id)
+    assert _released(releases) == [mine[4]]
+
+
+def test_a_capped_task_and_a_capped_key_do_not_hold_up_the_tenants_others(
+    installation: Installation, lead: Lead, tenant: Principal
+) -> None:
+    installation.write(tenant, limits.put, replace(CAP, amount=1, task_name="echo"))
+    installation.write(tenant, limits.put, replace(CAP, name="each", amount=1, concurrency_key="*"))
+    echoes = [installation.trigger(tenant, ECHO, priority=9) for _ in range(3)]
+    keyed = [installation.trigger(tenant, WRITE, MARK, concurrency_key="k", priority=9) for _ in range(3)]
+    free = [installation.trigger(tenant, WRITE, MARK, priority=0) for _ in range(3)]
+    assert set(_released(lead())) == {echoes[0], keyed[0], *free}
+
+
+def test_the_next_leader_counts_what_runs_and_goes_on_with_the_rates(
+    installation: Installation, hands: Hands, lead: Lead, tenant: Principal, other_tenant: Principal
+) -> None:
+    installation.write(tenant, limits.put, CAP)
+    installation.write(other_tenant, limits.put, LimitRequest("rate", LimitKind.RATE, 1, 3600, 2))
+    for _ in range(5):
+        installation.trigger(tenant, ECHO)
+        installation.trigger(other_tenant, ECHO)
+    assert len(_released(lead())) == 4
+    assert _released(lead()) == []
+    [(used,)] = [tuple(installation.write(other_tenant, limits.used).values())]
+    assert used == 2
+
+
+def test_a_rate_opens_by_itself(installation: Installation, lead: Lead, tenant: Principal) -> None:
+    installation.write(tenant, limits.put, LimitRequest("rate", LimitKind.RATE, 20))
+    runs = [installation.trigger(tenant, ECHO) for _ in range(4)]
+    releases = lead()
+    found = _released(releases)
+    assert found == runs[:1]
+    assert 0 < releases.pause() <= 0.05
+    assert found + eventually(_all(releases, 3), every=0.005) == runs
+
+
+def test_pauses_are_passed_over_until_they_end(
+    installation: Installation, lead: Lead, tenant: Principal, other_tenant: Principal
+) -> None:
+    releases = lead()
+    _released(releases)
+    installation.write(tenant, switches.pause)
+    installation.write(other_tenant, switches.pause, "echo", "a note")
+    mine = installation.trigger(tenant, ECHO)
+    echo = installation.trigger(other_tenant, ECHO)
+    write = installation.trigger(other_tenant, WRITE, MARK)
+    assert _released(releases) == [write]
+    assert _released(releases) == []
+    installation.write(tenant, switches.resume)
+    assert _released(releases) == [mine]
+    installation.write(other_tenant, switches.resume, "echo")
+    assert _released(releases) == [echo]
+
+
+def test_a_suspended_tenant_starts_nothing_and_the_rest_goes_on(
+    installation: Installation, lead: Lead, tenant: Principal, other_tenant: Principal
+) -> None:
+    releases = lead()
+    mine, other = installation.trigger(tenant, ECHO), installation.trigger(other_tenant, ECHO)
+    installation.rows("UPDATE tenants SET suspended_at = now() WHERE id = %s", str(tenant.tenant))
+    assert _released(releases) == [other]
+    installation.rows("UPDATE tenants SET suspended_at = NULL WHERE id = %s", str(tenant.tenant))
+    assert _released(releases) == [mine]
+
+
+def test_what_the_broker_refuses_is_released_again_and_has_used_up_nothing(
+    installation: Installation, hands: Hands, lead: Lead, tenant: Principal
+) -> None:
+    installation.write(tenant, limits.put, CAP)
+    installation.write(tenant, limits.put, LimitRequest("rate", LimitKind.RATE, 1, 3600, 2))
+    runs = [installation.trigger(tenant, ECHO) for _ in range(3)]
+    releases = lead()
+    with redis.Redis.from_url(installation.redis_url) as broker:
+        broker.set("diagnostics", "no list")
+        assert set(_released(releases)) == set(runs[:2])
+        assert {installation.run(tenant, run).state for run in runs} == {"QUEUED"}
+        broker.delete("diagnostics")
+    assert releases.pause() <= 0.5
+    assert set(eventually(_all(releases, 2))) == set(runs[:2])
+    [message] = installation.rows("SELECT count(*) FROM runs WHERE state = 'RELEASED'")
+    assert message == (2,)
+
+
+def test_weights_share_the_workers(
+    installation: Installation, hands: Hands, lead: Lead, tenant: Principal, other_tenant: Principal
+) -> None:
+    operator = replace(tenant, kind=ActorKind.OPERATOR, actor="tests")
+    installation.write(operator, limits.put, LimitRequest("share", LimitKind.WEIGHT, 4))
+    for principal in (tenant, other_tenant):
+        installation.trigger_many(principal, [TriggerRequest(ECHO)] * 60)
+    releases = lead()
+    order = _released(releases)
+    owners = dict(installation.rows("SELECT id, tenant_id FROM runs"))
+    by_id = {principal.tenant: principal for principal in (tenant, other_tenant)}
+    for run in order:
+        releases.hear(_ended(hands, by_id[owners[run]], run))
+        order += [change.run for change in releases.release()]
+        if len(order) >= 60:
+            break
+    mine = sum(owners[run] == tenant.tenant for run in order[10:60])
+    assert 38 <= mine <= 42, "four of five turns"
+
+
+def test_a_release_under_an_old_epoch_changes_nothing(
+    installation: Installation, hands: Hands, lead: Lead, tenant: Principal
+) -> None:
+    run = installation.trigger(tenant, ECHO)
+    releases = lead()
+    releases.read()
+    installation.rows("UPDATE dispatcher_leader SET epoch = epoch + 1")
+    with pytest.raises(NotLeading):
+        releases.release()
+    installation.rows("UPDATE dispatcher_leader SET epoch = epoch - 1")
+    assert installation.run(tenant, run).state == "QUEUED"
