@@ -201,3 +201,27 @@ def test_secrets_are_new_each_time(tenantry: Tenantry) -> None:
     assert one.keys() == other.keys()
     assert not set(one.values()) & set(other.values())
     assert all(re.search(r"[0-9a-f]{32}", value) for value in one.values())
+
+
+def test_limits_are_set_shown_and_removed_by_an_operator(installation: Installation, tenantry: Tenantry) -> None:
+    tenantry("tenant", "create", "limited", "--family", "diagnostics")
+    limits = ("--tenant", "limited", "--json")
+    made = tenantry("limits", "set", *limits, "--name", "mail", "--rate", "100/m", "--burst", "5", "--concurrency", "3",
+                    "--task", "echo", "--key", "*")  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    tenantry("limits", "set", *limits, "--name", "share", "--weight", "4")
+    found = json.loads(tenantry("limits", "list", *limits).stdout)["limits"]
+    shown = [
+        (one["name"], one["kind"], one["amount"], one["perSeconds"], one["burst"], one["taskName"]) for one in found
+    ]
+    assert shown == [
+        ("mail", "CONCURRENCY", 3, None, None, "diagnostics.echo"),
+        ("mail", "RATE", 100, 60, 5, "diagnostics.echo"),
+        ("share", "WEIGHT", 4, None, None, None),
+    ]
+    assert installation.rows("SELECT DISTINCT actor_kind, actor FROM limits") == [("OPERATOR", "tenantry limits set")]
+    text = tenantry("limits", "list", "--tenant", "limited").stdout
+    assert "mail: rate 100 per 60 s, burst 5 (diagnostics.echo, key *)" in text
+    assert tenantry("limits", "remove", "--tenant", "limited", "--name", "mail").returncode == 0
+    assert [one["name"] for one in json.loads(tenantry("limits", "list", *limits).stdout)["limits"]] == ["share"]
+    assert tenantry("limits", "remove", "--tenant", "limited", "--name", "mail").returncode == 1

@@ -39,6 +39,7 @@ TAKING_IDS = [
     if get_named_type(given.type).name == "ID"
 ]
 KINDS = ("run", "key", "sch", "ten", "lim", "dlg", "usr")
+LIMIT = 'mutation { setLimit(input: {name: "cap", kind: CONCURRENCY, amount: 1}) { limit { id } } }'
 TRIGGER = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) { taskId } }'
 
 
@@ -48,6 +49,7 @@ def test_there_is_a_case_for_every_field_that_takes_an_id() -> None:
         "Query.node",
         "Query.run",
         "Mutation.cancelRun",
+        "Mutation.removeLimit",
         "Mutation.revokeApiKey",
         "Subscription.taskUpdates",
     } <= known
@@ -146,6 +148,7 @@ def _objects(owner: Caller) -> Iterator[str]:
     yield owner.ask(TRIGGER)["triggerBackgroundTask"]["taskId"]
     yield owner.ask("{ apiKeys { nodes { id } } }")["apiKeys"]["nodes"][0]["id"]
     yield owner.ask("{ viewer { tenant { id } } }")["viewer"]["tenant"]["id"]
+    yield owner.ask(LIMIT)["setLimit"]["limit"]["id"]
 
 
 def _operation(parent: str, name: str, argument: str) -> str:

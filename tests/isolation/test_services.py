@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy.orm import Session
 
-from tasks.engine import figures, runs, switches
+from tasks.engine import explain, figures, runs, switches
 from tasks.engine.runs import RunFilter, TriggerRequest
 from tasks.engine.states import RunState
 from tenants import db, ids, pages
@@ -22,6 +22,7 @@ from tests.support.installations import Installation
 
 Service = Callable[[Session, UUID], Any]
 BY_ID: dict[str, Service] = {
+    "explain": explain.explain,
     "get": runs.get,
     "events": runs.events,
     "cancel": runs.cancel,
