@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tasks.engine.fairness import Line
+from tasks.engine.fairness import Candidate, Line
 from tasks.engine.ledger import Change
 from tenants import names
 from tenants.settings import Settings
@@ -27,13 +28,20 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Bell:
-    """Something waits that did not before."""
+    """Something waits that did not before.
+
+    Args:
+        line: where.
+        candidate: what, if it is one run only: who hears it need not look.
+    """
 
     line: Line
+    candidate: Candidate | None = None
 
     def encode(self) -> bytes:
         """The bell as it goes over Redis."""
-        return orjson.dumps((self.line.tenant.hex, *self.line[1:]))
+        named = () if self.candidate is None else (self.candidate.run.hex, self.candidate.rank.isoformat())
+        return orjson.dumps((self.line.tenant.hex, *self.line[1:], *named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +69,12 @@ def heard(data: bytes) -> Bell | Ended | None:
         match orjson.loads(data):
             case [str(tenant), str(queue), str(task), str() | None as key]:
                 return Bell(Line(UUID(tenant), queue, task, key))
+            case [str(tenant), str(queue), str(task), str() | None as key, str(run), str(rank)]:
+                line = Line(UUID(tenant), queue, task, key)
+                return Bell(line, Candidate(datetime.fromisoformat(rank).astimezone(UTC), UUID(run), line))
             case [str(run), int(fence), float() | int() as seconds] if 0 <= seconds < math.inf:
                 return Ended(UUID(run), fence, float(seconds))
-    except ValueError:
+    except (ValueError, OverflowError):
         log.warning("bell_unreadable")
     return None
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
 
 import redis
 import structlog
@@ -28,6 +30,32 @@ _LINES = 5000
 """How many lines are looked for at a sweep."""
 _BATCH = 500
 _BROKER_PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Released:
+    """A run that has been released, as the ledger tells of it, and as it was known."""
+
+    candidate: Candidate
+    tenant: UUID
+    run: UUID
+    task: str
+    queue: str
+    key: str | None
+    fence: int
+    sequence: int
+    attempt: int
+    at: datetime
+
+    @property
+    def line(self) -> Line:
+        """Where it has waited."""
+        return Line(self.tenant, self.queue, self.task, self.key)
+
+    @property
+    def as_wanted(self) -> bool:
+        """Whether it has waited where it was known to."""
+        return self.line == self.candidate.line
 
 
 class Releases:
@@ -57,8 +85,8 @@ class Releases:
     def hear(self, bell: Bell | Ended | None) -> None:
         """Something waits that did not before, or a run has left its slot."""
         match bell:
-            case Bell(line):
-                self._unread[line] = None
+            case Bell(line, candidate):
+                self._rung(line, candidate)
             case Ended(run, fence, seconds) if flight := self._fleet.ended(run, fence):
                 if seconds:
                     self._costs.learn(flight.line, seconds)
@@ -115,8 +143,10 @@ class Releases:
             order = FairOrder(self._admission.weights)
             self._orders.update(dict.fromkeys(pool.queues, order))
         self._unread: dict[Line, None] = {}
-        self._deeper: set[Line] = set()
+        self._deeper: dict[Line, Candidate] = {}
+        """Lines of which more waits than is known, and the last run that is."""
         self._read_until: Line | None = None
+        self._surveyed = False
 
     def _every_order(self) -> set[FairOrder]:
         return set(self._orders.values())
@@ -150,10 +180,19 @@ class Releases:
         """Find what waits and is not known: some more lines at every reading, and from the first on again."""
         found = waiting.lines(self._ledger, self._read_until, _LINES)
         self._read_until = found[-1] if len(found) == _LINES else None
+        self._surveyed |= self._read_until is None
         for line in found:
             order = self._orders.get(line.queue)
             if order is not None and not order.known(line):
                 self._unread[line] = None
+
+    def _rung(self, line: Line, candidate: Candidate | None) -> None:
+        """Something waits in the line. Where all that waits is known, one run more can be taken from its bell."""
+        order = self._orders.get(line.queue)
+        if candidate is None or order is None or not self._surveyed or line in self._unread:
+            self._unread[line] = None
+        elif (last := self._deeper.get(line)) is None or candidate < last:
+            order.offer([candidate])
 
     def _read_waiting(self) -> None:
         """Look at the front of the lines that have changed."""
@@ -162,12 +201,14 @@ class Releases:
             for line in list(self._unread)[:_BATCH]:
                 del self._unread[line]
             candidates = waiting.heads(self._ledger, lines, _HEADS)
-            found = Counter(candidate.line for candidate in candidates)
             for line in lines:
                 self._orders[line.queue].forget(line)
-                (self._deeper.add if found[line] >= _HEADS else self._deeper.discard)(line)
+                self._deeper.pop(line, None)
+            found = Counter(candidate.line for candidate in candidates)
             for candidate in candidates:
                 self._orders[candidate.line.queue].offer([candidate])
+                if found[candidate.line] >= _HEADS:
+                    self._deeper[candidate.line] = candidate
 
     def _look_deeper(self, picked: Iterable[Candidate]) -> None:
         """A line whose known front has been released is read again, where there was more behind it."""
@@ -203,13 +244,15 @@ class Releases:
             [key or "" for _, _, key in arrivals],
             list(arrivals.values()),
         )
+        wanted = {candidate.run: candidate for candidate in picked}
         places = {candidate.run: place for place, candidate in enumerate(picked)}
-        rows.sort(key=lambda row: places[row[1]])
-        released = {row[1] for row in rows}
+        released = sorted((_Released(wanted[row[1]], *row) for row in rows), key=lambda one: places[one.run])
         for candidate in picked:
-            if candidate.run not in released:
+            if candidate.run not in {one.run for one in released}:
                 self._not_released(candidate)
-        return self._publish([(picked[places[row[1]]], row) for row in rows])
+        # A bell that told of it in another line than its own was not one of ours: it has not counted where it should.
+        self._take_back([one for one in released if not one.as_wanted])
+        return self._publish([one for one in released if one.as_wanted])
 
     def _not_released(self, candidate: Candidate) -> None:
         """It counts for nothing, and its line is read anew."""
@@ -219,40 +262,44 @@ class Releases:
         self._wake(line)
         self._unread[line] = None
 
-    def _publish(self, released: list[tuple[Candidate, tuple[Any, ...]]]) -> list[Change]:
+    def _publish(self, released: list[_Released]) -> list[Change]:
         """Hand the released runs to their queues; what the broker refuses goes back into the ledger's queue."""
         pipeline = self._broker.pipeline(transaction=False)
-        told: list[Change] = []
-        for _, (tenant, run, task, queue, fence, sequence, attempt, at) in released:
-            release = Release(tenant, run, task, queue, fence)
-            pipeline.lpush(queue, messages.encode(release, self._engine.grant_keys, self._engine.grant_seconds))
-            told.append(Change(tenant, run, RunState.RELEASED, sequence, attempt, at, queue))
+        for one in released:
+            release = Release(one.tenant, one.run, one.task, one.queue, one.fence)
+            pipeline.lpush(one.queue, messages.encode(release, self._engine.grant_keys, self._engine.grant_seconds))
         try:
             answers = pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
             answers = [error] * len(released)
         refused = []
-        for (candidate, row), answer in zip(released, answers, strict=True):
+        for one, answer in zip(released, answers, strict=True):
             if isinstance(answer, Exception):
-                refused.append((candidate, row))
+                refused.append(one)
             else:
-                flight = Flight(candidate.line, self._costs.of(candidate.line))
-                self._fleet.released(candidate.run, row[4], flight)
+                flight = Flight(one.candidate.line, self._costs.of(one.candidate.line))
+                self._fleet.released(one.run, one.fence, flight)
         if refused:
             causes = sorted({str(answer) for answer in answers if isinstance(answer, Exception)})
             log.warning("broker_refused", error=causes[0], runs=len(refused))
             self._broker_next = time.monotonic() + _BROKER_PAUSE_SECONDS
             self._take_back(refused)
-        return told
+        return [
+            Change(one.tenant, one.run, RunState.RELEASED, one.sequence, one.attempt, one.at, one.queue)
+            for one in released
+        ]
 
-    def _take_back(self, refused: list[tuple[Candidate, tuple[Any, ...]]]) -> None:
+    def _take_back(self, refused: list[_Released]) -> None:
+        if not refused:
+            return
         self._ledger.call(
             "SELECT unrelease_runs(%s, %s, %s, %s, %s)",
             self._engine.shard,
             self._epoch,
-            [candidate.line.tenant for candidate, _ in refused],
-            [candidate.run for candidate, _ in refused],
-            [row[4] for _, row in refused],
+            [one.tenant for one in refused],
+            [one.run for one in refused],
+            [one.fence for one in refused],
         )
-        for candidate, _ in refused:
-            self._not_released(candidate)
+        for one in refused:
+            self._not_released(one.candidate)
+            self._unread[one.line] = None

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tasks.engine import requests
-from tasks.engine.fairness import Line
+from tasks.engine.fairness import Candidate, Line
 from tasks.engine.ledger import Change
 from tasks.engine.models import Run, RunEvent, RunLease, RunProgress
 from tasks.engine.publish import Bell
@@ -216,7 +216,7 @@ def deliver(session: Session, event: str) -> int:
     for run in waiting:
         move(session, run, RunState.QUEUED, f"{event} happened")
         run.wait_event = None
-        db.notify(session, Bell(line(run)))
+    _ring(session, list(waiting))
     session.flush()
     return len(waiting)
 
@@ -294,9 +294,18 @@ def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
         if not one.replayed:
             run = one.run
             db.notify(session, Change(run.tenant_id, run.id, run.state, 1, 0, run.created_at, run.queue))
-    for place in {line(one.run) for one in accepted if not one.replayed}:
-        db.notify(session, Bell(place))
+    _ring(session, [one.run for one in accepted if not one.replayed and one.run.state == RunState.QUEUED])
     return accepted
+
+
+def _ring(session: Session, queued: list[Run]) -> None:
+    """Tell that these runs wait; a single one by name."""
+    if len(queued) == 1:
+        [run] = queued
+        db.notify(session, Bell(line(run), Candidate(run.rank, run.id, line(run))))
+    else:
+        for place in {line(run) for run in queued}:
+            db.notify(session, Bell(place))
 
 
 def _as_it_is(row: RowMapping) -> Run:

@@ -13,8 +13,8 @@ CREATE OR REPLACE FUNCTION release_runs(
   p_limit_tenants uuid[] DEFAULT '{}', p_limits uuid[] DEFAULT '{}', p_keys text[] DEFAULT '{}',
   p_arrivals double precision[] DEFAULT '{}'
 )
-RETURNS TABLE (tenant_id uuid, run_id uuid, task text, queue text, fence bigint, sequence int, attempt int,
-               settled_at timestamptz)
+RETURNS TABLE (tenant_id uuid, run_id uuid, task text, queue text, concurrency_key text, fence bigint, sequence int,
+               attempt int, settled_at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
@@ -33,7 +33,7 @@ BEGIN
     UPDATE runs r SET state = 'RELEASED', fence = next_fence(r.fence), sequence = r.sequence + 1,
                       released_at = clock_timestamp()
     FROM chosen c WHERE r.tenant_id = c.tenant_id AND r.id = c.id
-    RETURNING r.tenant_id, r.id, r.task, r.queue, r.fence, r.sequence, r.attempt, r.released_at
+    RETURNING r.tenant_id, r.id, r.task, r.queue, r.concurrency_key, r.fence, r.sequence, r.attempt, r.released_at
   ), noted AS (
     INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt)
     SELECT n.tenant_id, n.id, n.sequence, 'RELEASED', n.attempt FROM released n

@@ -9,12 +9,13 @@ from uuid import UUID
 import pytest
 import redis
 
-from tasks.engine import limits, publish, switches
+from tasks.engine import limits, publish, runs, switches
 from tasks.engine.admission import LimitKind
 from tasks.engine.costs import Costs
+from tasks.engine.fairness import Candidate, Line
 from tasks.engine.ledger import NotLeading, Settlement
 from tasks.engine.limits import LimitRequest
-from tasks.engine.publish import Ended
+from tasks.engine.publish import Bell, Ended
 from tasks.engine.release import Releases
 from tasks.engine.runs import TriggerRequest
 from tasks.engine.states import RunState
@@ -200,3 +201,46 @@ def test_a_release_under_an_old_epoch_changes_nothing(
         releases.release()
     installation.rows("UPDATE dispatcher_leader SET epoch = epoch - 1")
     assert installation.run(tenant, run).state == "QUEUED"
+
+
+def test_a_bell_that_names_its_run_is_enough_and_a_lost_one_is_made_up_for(
+    installation: Installation, lead: Lead, tenant: Principal
+) -> None:
+    releases = lead()
+    assert _released(releases) == []
+    told, untold = installation.trigger(tenant, ECHO), installation.trigger(tenant, WRITE, MARK)
+    row = installation.run(tenant, told)
+    bell = Bell(runs.line(row), Candidate(row.rank, told, runs.line(row)))
+    for _ in range(2):
+        releases.hear(bell)
+    assert [change.run for change in releases.release()] == [told]
+    releases.hear(bell)  # One that comes late tells of nothing any more.
+    assert releases.release() == []
+    assert _released(releases) == [untold]
+
+
+def test_a_bell_with_a_false_line_gets_nobody_past_a_limit(
+    installation: Installation, lead: Lead, tenant: Principal
+) -> None:
+    installation.write(tenant, limits.put, replace(CAP, amount=1, task_name="echo"))
+    releases = lead()
+    first, second = (installation.trigger(tenant, ECHO) for _ in range(2))
+    assert _released(releases) == [first]
+    false = Line(tenant.tenant, "diagnostics", WRITE, None)
+    releases.hear(Bell(false, Candidate(installation.run(tenant, second).rank, second, false)))
+    assert releases.release() == []
+    assert installation.run(tenant, second).state == "QUEUED"
+    assert installation.states(first).count("RELEASED") == 1
+
+
+def test_in_a_long_line_a_bell_is_taken_only_for_what_comes_before_its_known_front(
+    installation: Installation, lead: Lead, tenant: Principal
+) -> None:
+    installation.trigger_many(tenant, [TriggerRequest(ECHO)] * 100)
+    releases = lead()
+    assert len(_released(releases)) == 10
+    late, urgent = (installation.run(tenant, installation.trigger(tenant, ECHO, priority=p)) for p in (0, 9))
+    for row in (late, urgent):
+        releases.hear(Bell(runs.line(row), Candidate(row.rank, row.id, runs.line(row))))
+    installation.rows("UPDATE workers SET slots = 12")
+    assert _released(releases)[0] == urgent.id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tasks.engine import grants, messages, publish
-from tasks.engine.fairness import Line
+from tasks.engine.fairness import Candidate, Line
 from tasks.engine.grants import BadGrant
 from tasks.engine.messages import Release
 from tenants import ids
@@ -163,6 +164,12 @@ LINES = st.builds(Line, tenant=st.uuids(), queue=TEXTS, task=TEXTS, key=st.none(
 
 @given(
     st.builds(publish.Bell, line=LINES)
+    | st.builds(
+        lambda line, run, rank: publish.Bell(line, Candidate(rank, run, line)),
+        LINES,
+        st.uuids(),
+        st.datetimes(timezones=st.just(UTC)),
+    )
     | st.builds(publish.Ended, run=st.uuids(), fence=st.integers(0, 2**62), seconds=st.floats(0, 1e6))
 )
 def test_a_bell_is_heard_as_it_was_rung(bell: publish.Bell | publish.Ended) -> None:
@@ -171,14 +178,15 @@ def test_a_bell_is_heard_as_it_was_rung(bell: publish.Bell | publish.Ended) -> N
 
 @given(JSON)
 def test_what_is_no_bell_is_not_heard(value: object) -> None:
-    assume(not (isinstance(value, list) and len(value) in (3, 4)))
+    assume(not (isinstance(value, list) and len(value) in (3, 4, 6)))
     assert publish.heard(orjson.dumps(value)) is None
 
 
-@given(st.lists(JSON | st.just(UUID(int=7).hex), min_size=3, max_size=4))
+@given(st.lists(JSON | st.just(UUID(int=7).hex), min_size=3, max_size=6))
 def test_what_is_heard_can_be_counted_with(values: list[object]) -> None:
     match publish.heard(orjson.dumps(values)):
-        case publish.Bell(line):
+        case publish.Bell(line, candidate):
+            assert candidate is None or candidate.rank.tzinfo is UTC
             assert isinstance(line.tenant, UUID)
             assert all(isinstance(name, str) for name in line[1:3])
             assert isinstance(line.key, str | None)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.engine import runs, switches
-from tasks.engine.fairness import Line
+from tasks.engine.fairness import Candidate, Line
 from tasks.engine.publish import Bell
 from tasks.engine.runs import Accepted, TriggerRequest
 from tenants import db, ids
@@ -66,11 +66,25 @@ def test_an_accepted_run_rings_the_bell_once_and_a_replay_does_not(
     bells = []
     for _ in range(2):
         with db.open_session(engine, tenant) as session:
-            runs.trigger_within(session, replace(ECHO, idempotency_key="once"))
+            run = runs.trigger_within(session, replace(ECHO, idempotency_key="once")).run
             bells.append([notice for notice in db.notices(session) if isinstance(notice, Bell)])
             session.commit()
     engine.dispose()
-    assert bells == [[Bell(Line(tenant.tenant, "diagnostics", "diagnostics.echo", None))], []]
+    line = Line(tenant.tenant, "diagnostics", "diagnostics.echo", None)
+    assert bells == [[Bell(line, Candidate(run.rank, run.id, line))], []]
+
+
+def test_a_delayed_run_rings_no_bell_and_many_ring_once_for_each_line(
+    installation: Installation, tenant: Principal
+) -> None:
+    engine = db.sync_engine(installation.addresses.app, pool_size=1)
+    keyed = replace(ECHO, concurrency_key="k")
+    with db.open_session(engine, tenant) as session:
+        runs.trigger_many(session, [ECHO, ECHO, keyed, keyed, replace(ECHO, concurrency_key="late", delay_seconds=60)])
+        bells = {notice for notice in db.notices(session) if isinstance(notice, Bell)}
+        session.commit()
+    engine.dispose()
+    assert bells == {Bell(Line(tenant.tenant, "diagnostics", "diagnostics.echo", key)) for key in (None, "k")}
 
 
 class TestIdempotency:
