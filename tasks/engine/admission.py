@@ -15,7 +15,8 @@ from enum import StrEnum
 from typing import TypeVar
 from uuid import UUID
 
-from tasks.engine.fairness import Candidate, Heap, Line
+from tasks.engine.fairness import Candidate, Line
+from tasks.engine.heap import Heap
 
 T = TypeVar("T")
 _FEW = 1000

@@ -1,24 +1,23 @@
 """Who is next: start-time fair queueing over tenants by weight, then over their concurrency keys. No I/O, no clock.
 
-A tenant's next run has the start tag S = max(v, F): v is the start tag of the run picked last, F the tenant's finish
-tag. The least start tag goes first; picking it moves v to S, and F to S + cost / weight. Who was idle joins at v, so
-that nobody saves up a claim, and who is behind a limit is passed over. The same holds for the keys of one tenant.
+A tenant's next run has the start tag S, the tenant's finish tag F. The least start tag goes first; picking it moves v,
+the virtual time, to S, and F to S + cost / weight. Who was idle or held back by a limit joins at max(v, F), so that
+nobody saves up a claim; whoever waits all the time keeps what it was charged too much. The same holds for the keys of
+one tenant.
 
 Source: P. Goyal, H. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 """
 
 from __future__ import annotations
 
-import heapq
 from bisect import insort
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-T = TypeVar("T", bound=Hashable)
-_SPARE = 64
+from tasks.engine.heap import Heap
 
 
 class Line(NamedTuple):
@@ -52,61 +51,6 @@ class Gate(Protocol):
         """The run has been picked and counts from now on."""
 
 
-class Heap(Generic[T]):
-    """A priority queue whose items can move: the least key first, among equals the one put first."""
-
-    __slots__ = ("_current", "_heap", "_serial")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[Any, int, T]] = []
-        self._current: dict[T, tuple[Any, int, T]] = {}
-        self._serial = 0
-
-    def __len__(self) -> int:
-        return len(self._current)
-
-    def __contains__(self, item: T) -> bool:
-        return item in self._current
-
-    def put(self, item: T, key: Any) -> None:
-        """Add an item, or move it."""
-        self._serial += 1
-        heap, entry = self._heap, (key, self._serial, item)
-        if heap and heap[0] is self._current.get(item):
-            heapq.heapreplace(heap, entry)
-        else:
-            heapq.heappush(heap, entry)
-        self._current[item] = entry
-        if len(heap) > 2 * len(self._current) + _SPARE:
-            self._heap = list(self._current.values())
-            heapq.heapify(self._heap)
-
-    def move(self, item: T, key: Any) -> None:
-        """Move an item, if it is in."""
-        if item in self._current:
-            self.put(item, key)
-
-    def drop(self, item: T) -> None:
-        """Take an item out, if it is in."""
-        self._current.pop(item, None)
-
-    def first(self) -> tuple[Any, int, T] | None:
-        """The first item behind its key and its number; None where there is none."""
-        heap = self._heap
-        while heap:
-            entry = heap[0]
-            if self._current.get(entry[2]) is entry:
-                return entry
-            heapq.heappop(heap)
-        return None
-
-    def until(self, key: Any) -> Iterator[T]:
-        """Take out, one after another, the items whose keys are not above this one."""
-        while (entry := self.first()) is not None and entry[0] <= key:
-            self.drop(entry[2])
-            yield entry[2]
-
-
 # What follows refers to each other directly and is compared by identity: hashing a tenant's id takes longer than all
 # else that a pick does with it.
 
@@ -117,6 +61,7 @@ class _Tenant:
 
     id: UUID
     tag: float
+    held: bool = False
     time: float = 0.0
     keys: dict[str | None, _Key] = field(default_factory=dict)
     resting: Heap[_Key] = field(default_factory=Heap)
@@ -131,6 +76,7 @@ class _Key:
 
     name: str | None
     tag: float
+    held: bool = False
     fronts: list[_Front] = field(default_factory=list)
 
 
@@ -188,13 +134,17 @@ class FairOrder:
         front = self._fronts.get(line)
         return len(front.waiting) if front else 0
 
-    def forget(self, line: Line) -> None:
-        """Drop what is known of a line, to be offered anew."""
+    def renew(self, line: Line, candidates: Sequence[Candidate]) -> None:
+        """Put these in the place of what is known of the line."""
         front = self._fronts.get(line)
         if front is None:
+            self.offer(candidates)
             return
         self._runs.difference_update(candidate.run for candidate in front.waiting)
-        self._end(front)
+        self._runs.update(candidate.run for candidate in candidates)
+        front.waiting = sorted(candidates)
+        if not candidates:
+            self._end(front)
         self._move(front.tenant, front.key)
 
     def pick(
@@ -240,11 +190,13 @@ class FairOrder:
         state = self._tenants.get(tenant)
         if state is None:
             return
-        for queue, tasks in state.queues.items():
-            self._open[queue].put(state, state.tag)
+        for tasks in list(state.queues.values()):
             for task in tasks.values():
                 if (front := task.fronts.get(key)) is not None:
-                    task.open.put(front, (front.key.tag, front.waiting[0].rank))
+                    self._open_up(front)
+        self._join(state)
+        for queue in state.queues:
+            self._open[queue].put(state, state.tag)
 
     def wake_all(self, tenant: UUID) -> None:
         """All limits of the tenant may have opened."""
@@ -289,10 +241,19 @@ class FairOrder:
 
     def _open_up(self, front: _Front) -> None:
         """The line may be picked from."""
-        front.task.open.put(front, (front.key.tag, front.waiting[0].rank))
+        tenant, key = front.tenant, front.key
+        if key.held:
+            key.held, key.tag = False, max(key.tag, tenant.time)
+        front.task.open.put(front, (key.tag, front.waiting[0].rank))
         queue = self._open.setdefault(front.line.queue, Heap())
-        if front.tenant not in queue:
-            queue.put(front.tenant, front.tenant.tag)
+        if tenant not in queue:
+            self._join(tenant)
+            queue.put(tenant, tenant.tag)
+
+    def _join(self, tenant: _Tenant) -> None:
+        """Who was held back has saved up nothing."""
+        if tenant.held:
+            tenant.held, tenant.tag = False, max(tenant.tag, self._time)
 
     def _turn(self, rooms: Mapping[str, int]) -> _Tenant | None:
         """The tenant whose turn it is, of those with work for queues that have room."""
@@ -306,6 +267,7 @@ class FairOrder:
 
     def _hold(self, tenant: _Tenant, rooms: Mapping[str, int]) -> None:
         """The tenant is left out, where there is room, until it is woken."""
+        tenant.held = True
         for queue in tenant.queues:
             if rooms.get(queue, 0) > 0:
                 self._open[queue].drop(tenant)
@@ -315,9 +277,9 @@ class FairOrder:
         candidate = front.waiting.pop(0)
         self._runs.discard(candidate.run)
         self._time = max(self._time, tenant.tag)
-        tenant.tag = self._time + cost / self._weights.get(tenant.id, 1.0)
+        tenant.tag += cost / self._weights.get(tenant.id, 1.0)
         tenant.time = max(tenant.time, key.tag)
-        key.tag = tenant.time + cost
+        key.tag += cost
         if not front.waiting:
             self._end(front)
         self._move(tenant, key)
@@ -359,4 +321,5 @@ def _first_open(task: _Task, gate: Gate) -> tuple[Any, int, _Front] | None:
     """The first line that its key's limits let through; those before it are left out until they are woken."""
     while (entry := task.open.first()) is not None and not gate.key(entry[2].line):
         task.open.drop(entry[2])
+        entry[2].key.held = True
     return entry

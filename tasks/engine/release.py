@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -200,15 +199,14 @@ class Releases:
             lines = [line for line in list(self._unread)[:_BATCH] if line.queue in self._orders]
             for line in list(self._unread)[:_BATCH]:
                 del self._unread[line]
-            candidates = waiting.heads(self._ledger, lines, _HEADS)
-            for line in lines:
-                self._orders[line.queue].forget(line)
+            found: dict[Line, list[Candidate]] = {line: [] for line in lines}
+            for candidate in waiting.heads(self._ledger, lines, _HEADS):
+                found[candidate.line].append(candidate)
+            for line, candidates in found.items():
+                self._orders[line.queue].renew(line, candidates)
                 self._deeper.pop(line, None)
-            found = Counter(candidate.line for candidate in candidates)
-            for candidate in candidates:
-                self._orders[candidate.line.queue].offer([candidate])
-                if found[candidate.line] >= _HEADS:
-                    self._deeper[candidate.line] = candidate
+                if len(candidates) >= _HEADS:
+                    self._deeper[line] = candidates[-1]
 
     def _look_deeper(self, picked: Iterable[Candidate]) -> None:
         """A line whose known front has been released is read again, where there was more behind it."""
