@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
+import orjson
 import pytest
+import redis
 
 from tasks.engine.runs import TriggerRequest
+from tenants import names
 from tenants.context import Principal
 from tests.faults.invariants import assert_invariants
 from tests.support import apis
@@ -65,6 +69,8 @@ def test_a_killed_dispatcher_leaves_its_action_to_the_next_and_each_letter_is_re
         assert_invariants(installation, seconds=120)
         ended = installation.rows("SELECT state, count(*) FROM runs WHERE origin_id IS NOT NULL GROUP BY state")
         assert ended == [("SUCCEEDED", LETTERS)]
+        assert len(_told(installation, tenant, "QUEUED", 1) & {run for run, _, _ in retried}) >= LETTERS - some["done"]
+        assert "housekeeping_failed" not in installation.log("d2")
         assert caller.ask(GROUPS)["deadLetters"]["nodes"] == []
         again = caller.ask(RETRY, g=group["id"], d=False)["retryDeadLetters"]
         assert (again["matched"], again["problem"]) == (0, {"code": "NOT_FOUND"})
@@ -85,3 +91,11 @@ def _die(installation: Installation) -> None:
         " SELECT d.tenant_id, d.id, e.* FROM dead d,"
         "   (VALUES (2, 'RELEASED', 0), (3, 'RUNNING', 1), (4, 'FAILED', 1)) AS e(sequence, state, attempt)"
     )
+
+
+def _told(installation: Installation, tenant: Principal, state: str, sequence: int) -> set[UUID]:
+    """The runs whose change to this state stands in the tenant's stream."""
+    with redis.Redis.from_url(installation.redis_url) as client:
+        found = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(names.stream(tenant.tenant)))
+    notices = [orjson.loads(entry[b"u"]) for _, entry in found]
+    return {UUID(told["r"]) for told in notices if (told.get("st"), told["s"]) == (state, sequence)}
