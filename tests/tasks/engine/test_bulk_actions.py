@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
-from uuid import UUID
+from uuid import RFC_4122, UUID
 
 import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from tasks.engine import bulk_actions, dead_letters, runs
+from tasks.engine import bulk_actions, dead_letters, limits, runs, switches
+from tasks.engine.admission import LimitKind
 from tasks.engine.bulk_actions import Kind
 from tasks.engine.ledger import SETTLE, Change, NotLeading, Settlement, changes, settle_values
 from tasks.engine.models import BulkAction
@@ -176,9 +177,9 @@ def test_a_retry_is_the_same_run_again_in_the_name_of_who_asked(desk: Desk) -> N
 
 
 def test_a_new_id_is_as_python_makes_them(desk: Desk) -> None:
-    before, [(made,)], after = ids.new(), desk.installation.rows("SELECT new_id()"), ids.new()
-    assert (made.version, made.variant) == (7, before.variant)
-    assert before.int >> 80 <= made.int >> 80 <= after.int >> 80
+    python, [(made,)] = ids.new(), desk.installation.rows("SELECT new_id()")
+    assert (made.version, made.variant) == (python.version, python.variant) == (7, RFC_4122)
+    assert abs((made.int >> 80) - (python.int >> 80)) < 10_000  # Milliseconds.
 
 
 def test_a_retry_means_dead_letters_unless_states_are_named(desk: Desk) -> None:
@@ -234,6 +235,55 @@ def test_what_may_not_be_retried_is_counted_as_failed(desk: Desk) -> None:
     desk.installation.rows("UPDATE tenants SET suspended_at = NULL WHERE id = %s", str(desk.tenant.tenant))
     assert desk.look(action) == (3, 0, 3, True)
     assert [desk.retries(letter) for letter in letters] == [[], [], []]
+
+
+@pytest.mark.parametrize("task", [None, "diagnostics.echo"])
+def test_what_is_drained_accepts_no_retry_and_ends_by_a_cancel(desk: Desk, task: str | None) -> None:
+    [letter] = desk.die(1)
+    waiting = desk.in_state(S.QUEUED)
+    desk.installation.write(desk.tenant, switches.pause, task, draining=True)
+    assert desk.finish(desk.begin(Kind.RETRY)) == (1, 0, 1)
+    assert desk.retries(letter) == []
+    assert desk.finish(desk.begin(Kind.CANCEL, RunFilter(ids=[waiting]))) == (1, 1, 0)
+    desk.installation.write(desk.tenant, switches.resume, task)
+    desk.installation.write(desk.tenant, switches.pause, task)
+    assert desk.finish(desk.begin(Kind.RETRY)) == (1, 1, 0)
+
+
+def test_a_limit_on_the_backlog_slows_a_retry_down(desk: Desk, other_tenant: Principal) -> None:
+    letters = desk.die(6)
+    theirs = Desk(desk.installation, desk.hands, other_tenant)
+    theirs.die(2)
+    desk.installation.write(
+        desk.tenant, limits.put, limits.LimitRequest("queue", LimitKind.BACKLOG, 2, queue="diagnostics")
+    )
+    desk.installation.write(desk.tenant, limits.put, limits.LimitRequest("wide", LimitKind.BACKLOG, 100))
+    desk.installation.write(
+        desk.tenant, limits.put, limits.LimitRequest("key", LimitKind.BACKLOG, 1, concurrency_key="k")
+    )
+    action = desk.begin(Kind.RETRY)
+    for done in (2, 4, 6):
+        moved = [change.run for change in desk.advance()]
+        assert len(moved) == 2
+        assert desk.look(action) == (6, done, 0, done == 6)
+        if done == 2:
+            assert desk.advance() == []
+            assert theirs.finish(theirs.begin(Kind.RETRY)) == (2, 2, 0)
+        for run in moved:
+            desk.hands.claim(desk.tenant, run, desk.hands.release(desk.tenant, run)[run])
+    assert [len(desk.retries(letter)) for letter in letters] == [1] * 6
+
+
+def test_a_retry_does_not_wait_for_who_triggers_under_a_limit(desk: Desk) -> None:
+    desk.die(2)
+    desk.installation.write(desk.tenant, limits.put, limits.LimitRequest("all", LimitKind.BACKLOG, 100))
+    action = desk.begin(Kind.RETRY)
+    with desk.session() as triggering, triggering.cursor() as cursor:
+        cursor.execute("SELECT set_config('app.tenant_id', %s, true)", (str(desk.tenant.tenant),))
+        cursor.execute("SELECT 1 FROM limits FOR NO KEY UPDATE")
+        assert desk.advance() == []
+        assert desk.look(action) == (2, 0, 0, False)
+    assert desk.finish(action) == (2, 2, 0)
 
 
 def test_a_task_that_is_no_more_is_left_out_of_a_retry(desk: Desk) -> None:
