@@ -29,6 +29,7 @@ from strawberry.types.graphql import OperationType
 
 import schema.families
 from schema import (
+    bulk_actions,
     catalogue,
     dead_letters,
     explanations,
@@ -49,7 +50,19 @@ from schema.errors import Masked
 from schema.problems import Node
 from schema.scalars import SCALARS
 
-_MODULES = (runs, explanations, dead_letters, catalogue, schedules, keys, limits, operations, tenants, triggers)
+_MODULES = (
+    runs,
+    explanations,
+    dead_letters,
+    catalogue,
+    schedules,
+    keys,
+    limits,
+    operations,
+    tenants,
+    triggers,
+    bulk_actions,
+)
 
 
 @strawberry.type(name="Query")
@@ -60,6 +73,10 @@ class _NodeQuery:
         match kind:
             case "run" if info.context.caller.may("runs:read"):
                 return await runs.find(info, id)
+            case "bulk" if info.context.caller.may("runs:read"):
+                return await bulk_actions.find(info, id)
+            case "dlg" if info.context.caller.may("runs:read"):
+                return await dead_letters.find(info, id)
             case "task":
                 return await catalogue.find_task(info, name)
             case "fam":

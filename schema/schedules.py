@@ -14,8 +14,9 @@ from schema.problems import Node, Problem
 from schema.scalars import JSON
 
 if TYPE_CHECKING:
+    from schema.bulk_actions import BulkActionPayload
     from schema.runs import Run
-    from schema.triggers import BulkActionPayload, DeletePayload, RunPayload
+    from schema.triggers import DeletePayload, RunPayload
 
 _Run = Annotated["Run", strawberry.lazy("schema.runs")]
 
@@ -186,7 +187,7 @@ class Query:
 
 _RunPayload = Annotated["RunPayload", strawberry.lazy("schema.triggers")]
 _DeletePayload = Annotated["DeletePayload", strawberry.lazy("schema.triggers")]
-_BulkPayload = Annotated["BulkActionPayload", strawberry.lazy("schema.triggers")]
+_BulkPayload = Annotated["BulkActionPayload", strawberry.lazy("schema.bulk_actions")]
 
 
 @strawberry.type

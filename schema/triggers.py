@@ -8,12 +8,12 @@ from typing import Annotated, cast
 
 import strawberry
 
-from schema import later, permissions
+from schema import permissions
 from schema import runs as shown
 from schema.context import Info
 from schema.errors import AS_PROBLEM
-from schema.problems import Node, Problem
-from schema.runs import Run, RunFilter
+from schema.problems import Problem
+from schema.runs import Run
 from schema.scalars import JSON
 from tasks.engine import runs
 from tasks.engine.runs import TriggerRequest
@@ -64,23 +64,6 @@ class DeletePayload:
     success: bool
     message: str
     deleted_id: strawberry.ID | None = None
-    problem: Problem | None = None
-
-
-@strawberry.type
-class BulkAction(Node):
-    total: int
-    done: int
-    failed: int
-    finished_at: datetime | None
-
-
-@strawberry.type
-class BulkActionPayload:
-    success: bool
-    message: str
-    matched: int = 0
-    bulk_action: BulkAction | None = None
     problem: Problem | None = None
 
 
@@ -142,12 +125,6 @@ class Mutation:
         given = None if args is None else _args(args)
         run = shown.show(await info.context.data.write(runs.retry, ids.read("run", id), given))
         return RunPayload(success=True, message=f"Accepted as {run.id}.", run=run)
-
-    cancel_runs: BulkActionPayload = later.field(permissions.RUNS_WRITE, filter=RunFilter, dry_run=(bool, True))
-    retry_runs: BulkActionPayload = later.field(permissions.RUNS_WRITE, filter=RunFilter, dry_run=(bool, True))
-    retry_dead_letters: BulkActionPayload = later.field(
-        permissions.RUNS_WRITE, group_id=strawberry.ID, dry_run=(bool, True)
-    )
 
 
 async def accept(info: Info, request: TriggerRequest) -> TriggerBackgroundTaskPayload:

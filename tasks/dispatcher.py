@@ -18,7 +18,7 @@ import redis
 import structlog
 from celery.beat import Scheduler as BeatScheduler
 
-from tasks.engine import grants, publish, waiting
+from tasks.engine import bulk_actions, grants, publish, waiting
 from tasks.engine.costs import Costs
 from tasks.engine.ledger import Change, Ledger, NotLeading, changes
 from tasks.engine.publish import Notice
@@ -165,6 +165,7 @@ class Dispatcher:
         if len(moved) >= _BATCH:
             self._sweep_next = started
         self._tell(moved)
+        self._tell(bulk_actions.advance(self._ledger, self._engine.shard, self._epoch, self._step))
         self._next_due(started)
         if started >= self._housekeeping_next:
             self._housekeeping_next = started + _HOUSEKEEPING_SECONDS
@@ -196,6 +197,10 @@ class Dispatcher:
             ),
             ("DELETE FROM limit_states WHERE arrival < extract(epoch FROM clock_timestamp())",),
             ("DELETE FROM idempotency_keys WHERE expires_at < clock_timestamp()",),
+            (
+                "DELETE FROM bulk_actions WHERE finished_at < clock_timestamp() - %s",
+                timedelta(days=self._engine.retention_days),
+            ),
             ("DELETE FROM workers WHERE last_seen < clock_timestamp() - interval '1 hour'",),
         ):
             try:

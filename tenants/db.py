@@ -147,6 +147,7 @@ class AsyncDatabase:
                 "server_settings": {
                     "application_name": "tenantry-api",
                     "statement_timeout": f"{address.statement_seconds * 1000:.0f}",
+                    "jit": "off",  # It compiles for longer than any of these statements runs.
                 },
             },
         )

@@ -54,7 +54,7 @@ def read(
     Raises:
         InvalidInput: a number out of range, both first and last, or a cursor that is none of ours.
     """
-    _check(first, last)
+    check(first, last)
     backwards = last is not None
     size = last if last is not None else first if first is not None else DEFAULT
     descending = newest_first != backwards
@@ -94,9 +94,9 @@ def decode(kind: str, cursor: str, name: str) -> UUID | int:
         given, _, digits = text.partition(":")
         value = UUID(hex=digits) if len(digits) == 32 else int(digits)
     except (ValueError, binascii.Error):
-        raise _not_ours(name) from None
+        raise not_ours(name) from None
     if given != kind or encode(kind, value) != cursor:
-        raise _not_ours(name)
+        raise not_ours(name)
     return value
 
 
@@ -105,15 +105,15 @@ def _place(key: InstrumentedAttribute[Any], kind: str, cursor: str, name: str) -
     value = decode(kind, cursor, name)
     most = 2**63 if isinstance(key.type, BigInteger) else 2**31
     if type(value) is not key.type.python_type or (isinstance(value, int) and not -most <= value < most):
-        raise _not_ours(name)
+        raise not_ours(name)
     return value
 
 
-def _not_ours(name: str) -> InvalidInput:
+def not_ours(name: str) -> InvalidInput:
     return InvalidInput("The cursor is not one of this list.", issues=[Issue((name,), "not a cursor of this list")])
 
 
-def _check(first: int | None, last: int | None) -> None:
+def check(first: int | None, last: int | None) -> None:
     if first is not None and last is not None:
         raise InvalidInput("Give first or last, not both.", issues=[Issue(("last",), "give first or last, not both")])
     for name, value in (("first", first), ("last", last)):

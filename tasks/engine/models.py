@@ -56,6 +56,14 @@ class Run(TenantRow, Base):
         Index("ix_runs_waiting", "tenant_id", "wait_event", postgresql_where=text("state = 'WAITING'")),
         Index("ix_runs_by_state", "tenant_id", "state", "id"),
         Index("ix_runs_by_task", "tenant_id", "task", "id"),
+        Index(
+            "ix_runs_dead",
+            "tenant_id",
+            "fingerprint",
+            "id",
+            postgresql_include=["finished_at"],
+            postgresql_where=text("fingerprint IS NOT NULL AND retried_by IS NULL"),
+        ),
         {"postgresql_partition_by": _BY_ID},
     )
 
@@ -94,6 +102,10 @@ class Run(TenantRow, Base):
     started_at: Mapped[datetime | None] = mapped_column(Moment)
     finished_at: Mapped[datetime | None] = mapped_column(Moment)
     cancel_requested_at: Mapped[datetime | None] = mapped_column(Moment)
+    fingerprint: Mapped[UUID | None] = mapped_column(Key)
+    """Of a dead letter: the group it belongs to."""
+    retried_by: Mapped[UUID | None] = mapped_column(Key)
+    """The run that repeats this one: nobody need look at it any more."""
 
 
 class RunEvent(TenantRow, Base):
@@ -231,6 +243,31 @@ class Pause(TenantRow, Base):
     actor_kind: Mapped[str] = mapped_column(Text)
     actor: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+class BulkAction(TenantRow, Base):
+    """One action on many runs, carried out by the dispatcher in portions."""
+
+    __tablename__ = "bulk_actions"
+    __table_args__ = (
+        CheckConstraint("kind IN ('CANCEL', 'RETRY')", name="kind"),
+        Index("ix_bulk_actions_open", "advanced_at", postgresql_where=text("finished_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    kind: Mapped[str] = mapped_column(Text)
+    actor_kind: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(Text)
+    pending: Mapped[list[UUID]] = mapped_column(ARRAY(Key), deferred=True)
+    """The runs it found when it was made; none once it is finished. What a portion can't have yet comes once more."""
+    position: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    """How many of them have had their turn."""
+    total: Mapped[int] = mapped_column(Integer)
+    done: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    failed: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.clock_timestamp())
+    advanced_at: Mapped[datetime] = mapped_column(Moment, server_default=func.clock_timestamp())
+    finished_at: Mapped[datetime | None] = mapped_column(Moment)
 
 
 class Worker(Base):

@@ -56,6 +56,8 @@ class RunFilter:
     concurrency_key: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
+    dead_letter_group: UUID | None = None
+    """Its open dead letters."""
 
 
 @db.single_statement
@@ -205,7 +207,10 @@ def retry(session: Session, run_id: UUID, args: Mapping[str, Any] | None = None)
         concurrency_key=run.concurrency_key,
         queue=run.queue,
     )
-    return trigger_within(session, request, origin=run.origin_id or run.id).run
+    accepted = trigger_within(session, request, origin=run.origin_id or run.id).run
+    run.retried_by = accepted.id
+    session.flush()
+    return accepted
 
 
 def deliver(session: Session, event: str) -> int:
@@ -263,6 +268,8 @@ def matching(query: Select[Any], wanted: RunFilter) -> Select[Any]:
         query = query.where(Run.created_at > wanted.created_after)
     if wanted.created_before is not None:
         query = query.where(Run.created_at < wanted.created_before)
+    if wanted.dead_letter_group is not None:
+        query = query.where(Run.fingerprint == wanted.dead_letter_group, Run.retried_by.is_(None))
     return query
 
 

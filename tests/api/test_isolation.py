@@ -38,7 +38,7 @@ TAKING_IDS = [
     for argument, given in field.args.items()
     if get_named_type(given.type).name == "ID"
 ]
-KINDS = ("run", "key", "sch", "ten", "lim", "dlg", "usr")
+KINDS = ("run", "key", "sch", "ten", "lim", "dlg", "usr", "bulk")
 LIMIT = 'mutation { setLimit(input: {name: "cap", kind: CONCURRENCY, amount: 1}) { limit { id } } }'
 TRIGGER = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) { taskId } }'
 
@@ -50,6 +50,7 @@ def test_there_is_a_case_for_every_field_that_takes_an_id() -> None:
         "Query.run",
         "Mutation.cancelRun",
         "Mutation.removeLimit",
+        "Mutation.retryDeadLetters",
         "Mutation.revokeApiKey",
         "Subscription.taskUpdates",
     } <= known
@@ -60,7 +61,7 @@ def test_a_foreign_id_is_answered_as_one_that_does_not_exist(
     api: Api, tenant: Principal, other_tenant: Principal, parent: str, name: str, argument: str
 ) -> None:
     caller, owner = api.caller(tenant), api.caller(other_tenant)
-    foreign = [*_objects(owner)]
+    foreign = [*_objects(api, owner)]
     before = api.installation.rows("SELECT id, state, sequence FROM runs ORDER BY id")
     operation = _operation(parent, name, argument)
     foreign_answers = {_answer(caller, parent, operation, identifier) for identifier in foreign}
@@ -143,8 +144,17 @@ async def _read(client: httpx2.AsyncClient, caller: Caller, *, impatient: bool) 
     return [node["id"] for node in answer.json()["data"]["runs"]["nodes"]]
 
 
-def _objects(owner: Caller) -> Iterator[str]:
+def _objects(api: Api, owner: Caller) -> Iterator[str]:
     """An id of everything that a tenant has."""
+    dead = owner.ask(TRIGGER)["triggerBackgroundTask"]["taskId"]
+    api.installation.rows(
+        "UPDATE runs SET state = 'FAILED', finished_at = now(),"
+        " fingerprint = dead_letter_fingerprint(tenant_id, task, error) WHERE id = %s",
+        str(ids.read("run", dead)),
+    )
+    yield owner.ask("{ deadLetters { nodes { id } } }")["deadLetters"]["nodes"][0]["id"]
+    begun = owner.ask("mutation { cancelRuns(filter: {ids: []}, dryRun: false) { bulkAction { id } } }")
+    yield begun["cancelRuns"]["bulkAction"]["id"]
     yield owner.ask(TRIGGER)["triggerBackgroundTask"]["taskId"]
     yield owner.ask("{ apiKeys { nodes { id } } }")["apiKeys"]["nodes"][0]["id"]
     yield owner.ask("{ viewer { tenant { id } } }")["viewer"]["tenant"]["id"]

@@ -17,6 +17,7 @@ from tests.support.installations import Installation
 READ, APPEND, WRITE = {"SELECT"}, {"SELECT", "INSERT"}, {"SELECT", "INSERT", "UPDATE"}
 EVERYTHING = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 APP = {
+    "bulk_actions": APPEND,
     "dispatcher_leader": READ,
     "idempotency_keys": WRITE,
     "limit_states": READ,
@@ -31,6 +32,7 @@ APP = {
 """Where the app login may do less than everything with its tenant's rows: history is appended to, runs are kept."""
 
 SYSTEM = {
+    "bulk_actions": {"DELETE"},
     "dispatcher_leader": WRITE,
     "idempotency_keys": {"DELETE"},
     "limit_states": EVERYTHING,
@@ -50,6 +52,7 @@ COLUMNS = {
         "id", "slug", "name", "timezone", "plan", "suspended_at", "created_at", "changed",
     },
     ("tenantry_system", "tenants", "UPDATE"): {"suspended_at"},
+    ("tenantry_system", "bulk_actions", "SELECT"): {"finished_at"},
     ("tenantry_system", "idempotency_keys", "SELECT"): {"expires_at"},
     ("tenantry_system", "runs", "UPDATE"): {"state", "sequence", "fence", "released_at"},
     ("tenantry_system", "runs", "SELECT"): {
@@ -60,6 +63,7 @@ COLUMNS = {
 }  # fmt: skip
 
 DEFINERS = {
+    "advance_bulk_action": {"tenantry_system"},
     "create_tenant": {"tenantry_system"},
     "drop_empty_order_partitions": {"tenantry_system"},
     "drop_ended_partitions": {"tenantry_system"},

@@ -13,22 +13,17 @@ from schema import permissions, root
 from schema.errors import AsProblem
 
 LATER = {
-    "DeadLetterGroup.runs",
     "Mutation.backfillSchedule",
-    "Mutation.cancelRuns",
     "Mutation.createSchedule",
     "Mutation.deleteSchedule",
     "Mutation.disableFamily",
     "Mutation.enableFamily",
     "Mutation.pauseSchedule",
     "Mutation.resumeSchedule",
-    "Mutation.retryDeadLetters",
-    "Mutation.retryRuns",
     "Mutation.rotateApiKey",
     "Mutation.triggerSchedule",
     "Mutation.updateSchedule",
     "Query.auditLog",
-    "Query.deadLetters",
     "Query.metrics",
     "Query.schedule",
     "Query.schedulePreview",

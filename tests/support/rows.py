@@ -15,6 +15,7 @@ from tests.support.installations import Installation
 
 Row = dict[str, Any]
 _FITTING: dict[tuple[str, str], Any] = {
+    ("bulk_actions", "kind"): "CANCEL",
     ("limits", "kind"): "RATE",
     ("memberships", "role"): "VIEWER",
     ("runs", "state"): "SUCCEEDED",
@@ -84,6 +85,8 @@ def _value(kind: str) -> Any:
             return extras.Json({})
         case "text[]":
             return ["x"]
+        case "uuid[]":
+            return [uuid4()]
         case "timestamp with time zone":
             return datetime.now(UTC)
         case "date":

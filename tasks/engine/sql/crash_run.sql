@@ -26,6 +26,8 @@ BEGIN
                  WHEN r.crashes + 1 >= p_max THEN 'FAILED' ELSE 'SCHEDULED' END,
     error = jsonb_build_object('type', 'WorkerLost', 'message', p_cause, 'retryable', true),
     finished_at = CASE WHEN r.cancel_requested_at IS NOT NULL OR r.crashes + 1 >= p_max THEN v_now END,
+    fingerprint = CASE WHEN r.cancel_requested_at IS NULL AND r.crashes + 1 >= p_max THEN dead_letter_fingerprint(
+                    p_tenant, r.task, jsonb_build_object('type', 'WorkerLost', 'message', p_cause)) END,
     available_at = v_due,
     rank = v_due - r.priority * p_step
   WHERE r.tenant_id = p_tenant AND r.id = p_run

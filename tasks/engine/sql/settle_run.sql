@@ -45,7 +45,9 @@ BEGIN
     available_at = CASE WHEN v_state = 'SCHEDULED' THEN v_now + make_interval(secs => p_delay) ELSE r.available_at END,
     rank = CASE WHEN v_state = 'SCHEDULED' THEN v_now + make_interval(secs => p_delay) - r.priority * p_step
                 ELSE r.rank END,
-    finished_at = CASE WHEN v_state IN ('SUCCEEDED', 'FAILED', 'TIMED_OUT', 'CANCELLED') THEN v_now END
+    finished_at = CASE WHEN v_state IN ('SUCCEEDED', 'FAILED', 'TIMED_OUT', 'CANCELLED') THEN v_now END,
+    fingerprint = CASE WHEN v_state IN ('FAILED', 'TIMED_OUT')
+                       THEN dead_letter_fingerprint(p_tenant, r.task, p_error) END
   WHERE r.tenant_id = p_tenant AND r.id = p_run
   RETURNING r.* INTO v_run;
   PERFORM record_event(p_tenant, p_run, v_run.sequence, v_run.state, v_run.attempt, p_note);

@@ -39,6 +39,7 @@ SETTLEMENTS = st.sampled_from(
 )
 _RUNS = """
 SELECT r.id, r.state, r.fence, r.sequence, r.attempt, r.crashes, r.finished_at, r.cancel_requested_at IS NOT NULL,
+       r.fingerprint IS NOT NULL,
        l.fence, l.expires_at > clock_timestamp(),
        e.states, e.sequences
 FROM runs r
@@ -63,6 +64,7 @@ class Row:
     crashes: int
     finished_at: datetime | None
     cancel_requested: bool
+    dead_letter: bool
     lease_fence: int | None
     lease_holds: bool | None
     states: list[str]
@@ -295,6 +297,7 @@ class Ledger(RuleBasedStateMachine):
             assert row.states[-1] == row.state
             assert sum(state in TERMINAL for state in row.states) == (row.state in TERMINAL)
             assert (row.finished_at is not None) == (row.state in TERMINAL)
+            assert row.dead_letter == (row.state in {S.FAILED, S.TIMED_OUT})
             assert (row.lease_fence is not None) == (row.state == S.RUNNING)
             assert row.lease_fence in {None, row.fence}
             assert row.fence >= seen.fence

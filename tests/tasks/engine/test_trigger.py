@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from tasks.engine import runs, switches
 from tasks.engine.fairness import Candidate, Line
 from tasks.engine.publish import Bell
 from tasks.engine.runs import Accepted, TriggerRequest
 from tenants import db, ids
-from tenants.context import ActorKind, Principal
+from tenants.context import ActorKind, Principal, Scope
 from tenants.errors import Conflict, Forbidden, InvalidInput, TenantryError, TenantSuspended, UnknownTask
 from tests.support.installations import Installation
 
@@ -57,6 +58,25 @@ def test_an_accepted_run_has_its_first_event_and_who_asked_for_it(
     assert (run.args, run.priority, run.concurrency_key, run.queue) == ({"value": 1}, 7, "k", "diagnostics")
     assert (run.actor_kind, run.actor) == ("API_KEY", tenant.actor)
     assert installation.history(run.id) == [(1, "QUEUED", 0)]
+
+
+async def test_a_thousand_runs_are_one_statement(installation: Installation, tenant: Principal) -> None:
+    database = db.AsyncDatabase(installation.settings.database)
+    statements: list[str] = []
+    listening = database.engine.sync_engine
+    event.listen(listening, "before_cursor_execute", lambda _, __, statement, *___: statements.append(statement))
+    left: list[object] = []
+
+    async def after_commit(notices: list[object]) -> None:
+        left.extend(notices)
+
+    scope = Scope(tenant, database, after_commit)
+    await scope.write(runs.trigger_many, [ECHO])  # The first one opens the connection.
+    statements.clear()
+    accepted = await scope.write(runs.trigger_many, [ECHO] * 1000)
+    await database.close()
+    assert (len(accepted), len(statements)) == (1000, 1)
+    assert len([notice for notice in left if isinstance(notice, Bell)]) == 2
 
 
 def test_an_accepted_run_rings_the_bell_once_and_a_replay_does_not(

@@ -1,0 +1,136 @@
+"""One action on many runs: begun by a caller, carried out by the dispatcher, portion by portion.
+
+An action is on the runs that match when it is begun, and gives each a verdict: done or failed. It never retries a run
+that was retried before: whoever repeats a call doubles nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Select, func, insert, literal, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.orm import Session
+
+from tasks import registry
+from tasks.engine import dead_letters, runs
+from tasks.engine.ledger import Change, Ledger, changes
+from tasks.engine.models import BulkAction, Run
+from tasks.engine.runs import RunFilter
+from tasks.engine.states import TERMINAL, RunState
+from tenants import context, ids
+from tenants.errors import Forbidden, NotFound, QuotaExceeded
+from tenants.models import Key
+
+_MOST_AT_ONCE = 20
+_PORTION = 250
+_SECONDS = 0.05
+
+
+class Kind(StrEnum):
+    """What is done to each run."""
+
+    CANCEL = "CANCEL"
+    RETRY = "RETRY"
+
+
+_FITTING = {Kind.CANCEL: frozenset(RunState) - TERMINAL, Kind.RETRY: TERMINAL}
+_UNASKED = {Kind.CANCEL: _FITTING[Kind.CANCEL], Kind.RETRY: frozenset({RunState.FAILED, RunState.TIMED_OUT})}
+"""The states that are meant where a filter names none."""
+
+
+def count(session: Session, kind: Kind, wanted: RunFilter) -> int:
+    """How many runs an action would be on.
+
+    Raises:
+        As `begin`.
+    """
+    return session.scalar(select(func.count()).select_from(_matching(session, kind, wanted).subquery())) or 0
+
+
+def begin(session: Session, kind: Kind, wanted: RunFilter) -> BulkAction:
+    """Begin an action on every run that matches, within the states that it is for.
+
+    CANCEL is for runs that have not ended. RETRY is for runs that have, and for FAILED and TIMED_OUT alone where the
+    filter names no states; runs that were retried, and those of tasks that are no more, are left out. A key that is
+    narrowed to named tasks acts on these only.
+
+    Raises:
+        NotFound: the filter names a group of dead letters that is not there.
+        Forbidden: it is a group of a task that the caller's key is not for.
+        QuotaExceeded: the tenant has as many unfinished actions as it may.
+    """
+    unfinished = session.scalar(select(func.count(BulkAction.id)).where(BulkAction.finished_at.is_(None))) or 0
+    if unfinished >= _MOST_AT_ONCE:
+        raise QuotaExceeded(
+            f"{unfinished} bulk actions are not finished yet: wait for one of them.",
+            limit_name="bulkActions",
+            limit=_MOST_AT_ONCE,
+            used=unfinished,
+        )
+    caller = context.principal(session)
+    found = _matching(session, kind, wanted).subquery()
+    matched = func.array_agg(aggregate_order_by(found.c.id, found.c.id), type_=ARRAY(Key))
+    made = insert(BulkAction).from_select(
+        ["id", "kind", "actor_kind", "actor", "total", "pending"],
+        select(
+            literal(ids.new(), Key),
+            literal(kind.value),
+            literal(caller.kind.value),
+            literal(caller.actor),
+            func.count(),
+            func.coalesce(matched, literal([], ARRAY(Key))),
+        ).select_from(found),
+    )
+    return session.scalars(made.returning(BulkAction)).one()
+
+
+def get(session: Session, action_id: UUID) -> BulkAction:
+    """One of the tenant's actions, as far as it is.
+
+    Raises:
+        NotFound: there is none with this id.
+    """
+    found = session.scalar(select(BulkAction).where(BulkAction.id == action_id))
+    if found is None:
+        raise NotFound
+    return found
+
+
+def advance(ledger: Ledger, shard: str, epoch: int | None, step: timedelta) -> list[Change]:
+    """Carry out some portions of the actions of all tenants, in turn, within a twentieth of a second or a little more.
+
+    Returns what has changed. A portion that changes no state is the last for now.
+
+    Args:
+        step: the head start of one step of priority.
+
+    Raises:
+        NotLeading: another dispatcher leads the shard now.
+    """
+    until = time.monotonic() + _SECONDS
+    moved: list[Change] = []
+    while True:
+        rows = ledger.call("SELECT * FROM advance_bulk_action(%s, %s, %s, %s)", shard, epoch, _PORTION, step)
+        moved += changes(rows)
+        if not rows or time.monotonic() >= until:
+            return moved
+
+
+def _matching(session: Session, kind: Kind, wanted: RunFilter) -> Select[Any]:
+    """The ids of the runs that the caller means."""
+    narrowed = context.principal(session).task_names
+    if wanted.dead_letter_group is not None:
+        group = dead_letters.get(session, wanted.dead_letter_group)
+        if narrowed is not None and group.task not in narrowed:
+            raise Forbidden(f"This key is not for {group.task}.")
+    states = _UNASKED[kind] if wanted.states is None else _FITTING[kind].intersection(wanted.states)
+    query = runs.matching(select(Run.id), replace(wanted, states=states))
+    if kind is Kind.RETRY:
+        query = query.where(Run.retried_by.is_(None), Run.task.in_(registry.definitions()))
+    return query if narrowed is None else query.where(Run.task.in_(narrowed))
