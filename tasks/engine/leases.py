@@ -19,7 +19,6 @@ from queue import Empty, SimpleQueue
 import psycopg2
 import structlog
 
-from tasks import registry
 from tasks.engine import execute
 from tasks.engine.board import Board, Phase, Reason, Slot
 from tasks.engine.ledger import Change, Holding, Ledger, Settlement
@@ -200,12 +199,10 @@ class Keeper:
         Args:
             cause: what it died of; None when its worker stopped it, which does not count as an attempt.
         """
-        definition = list(registry.definitions().values())[slot.task]
         if slot.reason is Reason.FENCED:
             return
         if slot.reason in {Reason.CANCELLED, Reason.HARD_LIMIT}:
-            settlement = execute.ended_by(slot.reason.name, definition, slot.attempt, slot.max_attempts)
-            self._end_dead(slot, settlement)
+            self._end_dead(slot, execute.ended_by(slot.reason, slot))
         elif cause is None:
             self._end_dead(slot, Settlement(RunState.SCHEDULED, give_back=True, note="the worker was stopped"))
         elif change := self._reports.report_crash(slot.tenant, slot.run, slot.fence, cause):
@@ -259,7 +256,7 @@ class Keeper:
         if now - self._renewed.get(holding, slot.started) > self._engine.lease_seconds:
             self._fence(slot)
             return
-        deadline = self._deadlines.get(holding, slot.started + slot.hard_seconds)
+        deadline = max(self._deadlines.get(holding, 0.0), slot.started + slot.hard_seconds)
         if slot.reason is Reason.CANCELLED and now - self._cancelled.get(holding, now) > _CANCEL_GRACE_SECONDS:
             self._end(slot, Reason.CANCELLED)
         elif now > deadline:

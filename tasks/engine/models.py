@@ -83,6 +83,10 @@ class Run(TenantRow, Base):
     nominal_at: Mapped[datetime | None] = mapped_column(Moment)
     origin_id: Mapped[UUID | None] = mapped_column(Key)
     """The run that this one repeats."""
+    effects_of: Mapped[UUID | None] = mapped_column(Key)
+    """The run whose effects outside it shares: what that one did is not done again."""
+    retry_until: Mapped[datetime | None] = mapped_column(Moment)
+    """No attempt after a failed one begins later."""
     trace: Mapped[str | None] = mapped_column(Text)
     wait_event: Mapped[str | None] = mapped_column(Text)
     result: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
