@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 import psycopg2
 import structlog
 
+from tasks import registry
 from tasks.engine import execute
 from tasks.engine.board import Board, Phase, Reason, Slot
 from tasks.engine.ledger import Change, Holding, Ledger, Settlement
@@ -224,7 +225,7 @@ class Keeper:
     def _report(self) -> None:
         current = {(slot.run, slot.fence) for slot in self._board.active()}
         self._reports.call(
-            "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s)",
+            "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s, %s)",
             self._worker,
             self._queues(),
             0 if self._draining else self._slots(),
@@ -232,6 +233,7 @@ class Keeper:
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             bool(current - self._reported),
             self._started,
+            list(registry.definitions()),
         )
         self._reported = current
         self._started = False

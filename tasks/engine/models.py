@@ -245,6 +245,8 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     queues: Mapped[list[str]] = mapped_column(ARRAY(Text))
     slots: Mapped[int] = mapped_column(Integer)
+    tasks: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """The tasks that its code knows; None where it does not tell."""
     running: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     started_at: Mapped[datetime] = mapped_column(Moment, server_default=func.clock_timestamp())
