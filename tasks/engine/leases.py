@@ -20,7 +20,7 @@ import psycopg2
 import structlog
 
 from tasks import registry
-from tasks.engine import execute
+from tasks.engine import execute, oom
 from tasks.engine.board import Board, Phase, Reason, Slot
 from tasks.engine.ledger import Change, Holding, Ledger, Settlement
 from tasks.engine.outcomes import Fenced
@@ -88,6 +88,7 @@ class Keeper:
         self._cancelled: dict[Holding, float] = {}
         self._reported: set[Holding] = set()
         self._started = True
+        self._oom_kills = oom.kills()
         self._threads = [
             threading.Thread(target=self._renew, name="lease-renewal", daemon=True),
             threading.Thread(target=self._talk, name="lease-report", daemon=True),
@@ -127,9 +128,23 @@ class Keeper:
         for slot in self._board.active():
             if slot.pid == pid:
                 stopped = self._draining and exitcode in _STOPPED
-                self._deaths.put((slot, None if stopped else _cause(exitcode)))
+                self._deaths.put((slot, None if stopped else self._cause(exitcode)))
                 self._board.leave(slot.index)
                 self._wake.put(None)
+
+    def _cause(self, exitcode: int | None) -> str:
+        """What a child died of, for people."""
+        if exitcode is None:
+            return "lost: the process ended"
+        if exitcode >= 0:
+            return f"exit: the process ended with code {exitcode}"
+        if exitcode != -signal.SIGKILL:
+            return f"signal: the process was ended by {_signal_name(-exitcode)}"
+        kills = oom.kills()
+        if kills is not None and self._oom_kills is not None and kills > self._oom_kills:
+            self._oom_kills += 1  # Each of them explains one death.
+            return "out of memory: the process was ended by SIGKILL of the kernel's OOM killer"
+        return "signal: the process was ended by SIGKILL (often: out of memory)"
 
     def _renew(self) -> None:
         """Renew, round after round."""
@@ -309,11 +324,9 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _cause(exitcode: int | None) -> str:
-    if exitcode is None:
-        return "lost: the process ended"
-    if exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = " (often: out of memory)" if name == "SIGKILL" else ""
-        return f"signal: the process was ended by {name}{hint}"
-    return f"exit: the process ended with code {exitcode}"
+def _signal_name(number: int) -> str:
+    """The signal's name; most of the real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
