@@ -302,8 +302,8 @@ class Keeper:
             self._board.give_reason(slot, Reason.FENCED)
 
     def _end(self, slot: Slot, reason: Reason) -> None:
-        """Kill the attempt's process, if it still works on it."""
-        if not slot.same(self._board.read(slot.index)):
+        """Kill the attempt's process, if it still works on it. A thread is told once, and stops where it looks."""
+        if not slot.same(self._board.read(slot.index)) or (slot.reason is reason and not self._kill):
             return
         self._board.give_reason(slot, reason)
         log.warning("attempt_killed", run=str(slot.run), reason=reason.name)
