@@ -183,7 +183,8 @@ def test_row_39_what_hears_no_soft_signal_is_killed_at_the_hard_limit_and_the_la
 
 
 def test_an_attempt_that_asks_for_time_gets_it(installation: Installation, tenant: Principal) -> None:
-    installation.environment["TENANTRY_ENGINE__RENEW_SECONDS"] = "1.5"  # Longer than the soft limit.
+    # The next renewal, which brings the lease's deadline, comes much later than the soft limit.
+    installation.environment |= {"TENANTRY_ENGINE__RENEW_SECONDS": "20", "TENANTRY_ENGINE__LEASE_SECONDS": "60"}
     installation.start_dispatcher()
     installation.start_worker("w1", concurrency=1)
     run = installation.trigger(tenant, "diagnostics.limited", {"seconds": 4, "steps": 40, "extend_seconds": 60})
