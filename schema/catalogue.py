@@ -101,7 +101,7 @@ def show_task(task: registry.TaskDefinition[Any], caller: Principal) -> TaskDefi
         queue=task.queue,
         priority=task.priority,
         input_schema=_input_schema(task.name),
-        max_attempts=task.retry.attempts,
+        max_attempts=task.retry.most_attempts,
         soft_time_limit_seconds=task.soft_seconds,
         time_limit_seconds=task.hard_seconds,
         allowed=caller.may_trigger(task.name) and (not task.operator_only or caller.kind is ActorKind.OPERATOR),

@@ -121,9 +121,22 @@ class Mutation:
     @strawberry.mutation(
         extensions=[permissions.RUNS_WRITE, AS_PROBLEM], description="A new run that names its origin."
     )
-    async def retry_run(self, info: Info, id: strawberry.ID, args: JSON | None = None) -> RunPayload:
+    async def retry_run(
+        self,
+        info: Info,
+        id: strawberry.ID,
+        args: JSON | None = None,
+        repeat_effects: Annotated[
+            bool,
+            strawberry.argument(
+                description="Do again outside what was done. Else a run with the same args takes the answers there are."
+            ),
+        ] = False,
+    ) -> RunPayload:
         given = None if args is None else _args(args)
-        run = shown.show(await info.context.data.write(runs.retry, ids.read("run", id), given))
+        run = shown.show(
+            await info.context.data.write(runs.retry, ids.read("run", id), given, repeat_effects=repeat_effects)
+        )
         return RunPayload(success=True, message=f"Accepted as {run.id}.", run=run)
 
 

@@ -17,6 +17,10 @@ from tenants import settings
 from tenants.errors import AmbiguousTask, UnknownTask
 
 OPERATOR_QUEUE = "operator"
+LONGEST_WAIT_SECONDS = 366 * 86_400.0
+"""The longest that a run waits for a time."""
+_MOST_ATTEMPTS = 1000
+_LARGEST_FACTOR = 100
 
 
 class Input(BaseModel):
@@ -38,12 +42,43 @@ class RetryPolicy:
         base_seconds: the first delay.
         factor: how much longer each further delay is.
         cap_seconds: the longest delay.
+        max_elapsed_seconds: no attempt is scheduled later than this after the run was accepted; None: no such limit.
+        by_error: other policies for classes of errors and what inherits from them, the nearest class first; None: such
+            an error is never tried again.
+
+    Raises:
+        ValueError: a value makes no sense.
     """
 
     attempts: int = field(default_factory=lambda: settings.current().engine.max_attempts)
     base_seconds: float = 2.0
     factor: float = 2.0
     cap_seconds: float = 600.0
+    max_elapsed_seconds: float | None = None
+    by_error: Mapping[type[Exception], RetryPolicy | None] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        _within("attempts", self.attempts, 1, _MOST_ATTEMPTS)
+        _within("base_seconds", self.base_seconds, 0, LONGEST_WAIT_SECONDS)
+        _within("factor", self.factor, 1, _LARGEST_FACTOR)
+        _within("cap_seconds", self.cap_seconds, 0, LONGEST_WAIT_SECONDS)
+        if self.max_elapsed_seconds is not None:
+            _within("max_elapsed_seconds", self.max_elapsed_seconds, 0, LONGEST_WAIT_SECONDS)
+        for error, policy in self.by_error.items():
+            if not (isinstance(error, type) and issubclass(error, Exception)):
+                raise ValueError(f"by_error: {error!r} is no class of exceptions.")
+            if policy is not None and (policy.by_error or policy.max_elapsed_seconds is not None):
+                raise ValueError(f"by_error: {error.__name__} can't have by_error or max_elapsed_seconds of its own.")
+
+    @property
+    def most_attempts(self) -> int:
+        """How often a run is tried at most, whatever it fails with."""
+        return max([self.attempts, *(policy.attempts for policy in self.by_error.values() if policy)])
+
+    def after(self, error: type[BaseException]) -> RetryPolicy | None:
+        """The policy for an error of this class; None: it is not tried again."""
+        nearest = (ancestor for ancestor in error.__mro__ if ancestor in self.by_error)
+        return next((self.by_error[ancestor] for ancestor in nearest), self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +94,9 @@ class TaskDefinition(Generic[I]):
         hard_seconds: after this it is killed; likewise.
         retry: when it is tried again.
         operator_only: triggered by operators only, never by a tenant.
+
+    Raises:
+        ValueError: a value makes no sense.
     """
 
     name: str
@@ -70,6 +108,15 @@ class TaskDefinition(Generic[I]):
     hard_seconds: float = field(default_factory=lambda: settings.current().engine.hard_limit_seconds)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     operator_only: bool = False
+
+    def __post_init__(self) -> None:
+        _within(f"{self.name}: priority", self.priority, 0, 9)
+        _within(f"{self.name}: hard_seconds", self.hard_seconds, 0, settings.LONGEST_ATTEMPT_SECONDS)
+        if not 0 < self.soft_seconds < self.hard_seconds:
+            raise ValueError(
+                f"{self.name}: soft_seconds must be more than 0 and less than hard_seconds, {self.hard_seconds:g},"
+                f" not {self.soft_seconds!r}."
+            )
 
     @property
     def family(self) -> str:
@@ -186,6 +233,12 @@ def _bare_names() -> Mapping[str, list[str]]:
     for full in definitions():
         found.setdefault(full.partition(".")[2], []).append(full)
     return found
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    """Refuse what is no number in this range; not-a-number is in none."""
+    if not isinstance(value, int | float) or not least <= value <= most:
+        raise ValueError(f"{name} must be {least:g} to {most:g}, not {value!r}.")
 
 
 def _name(family: Family) -> str:

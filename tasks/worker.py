@@ -199,19 +199,20 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             slots=lambda: int(parent.pool.num_processes),
             send=bench.send,
             refusals=bench.refusals,
-            kill="prefork" in type(parent.pool).__module__,
+            kill=_has_children(parent.pool),
             patience=current.worker.grace_seconds + current.engine.lease_seconds,
         )
         self.keeper.start()
         for number in (signal.SIGTERM, signal.SIGQUIT):
             self._drain_at(number)
-        if hasattr(parent.pool._pool, "_event_process_exit"):
+        if _has_children(parent.pool):
             pool.await_deaths(parent.pool._pool)
             pool.finish_reading(parent.pool._pool, parent.hub)
 
     def register_with_event_loop(self, parent: Any, hub: Any) -> None:
         """Called again at every connection to the broker; the pool sets its own handlers in the same turn."""
-        hub.call_soon(pool.tell_of_deaths, parent.pool._pool, self.keeper.child_died)
+        if _has_children(parent.pool):
+            hub.call_soon(pool.tell_of_deaths, parent.pool._pool, self.keeper.child_died)
 
     def _drain_at(self, number: signal.Signals) -> None:
         """Celery may sleep inside its handler, for what is at work to end: nothing more is to be sent from here on."""
@@ -231,6 +232,11 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _stop(self, **_: Any) -> None:
         self.keeper.stop()
+
+
+def _has_children(workers: Any) -> bool:
+    """Whether attempts run in processes, which can be killed, or in threads, which stop where they look."""
+    return "prefork" in type(workers).__module__
 
 
 _benches: list[Bench] = []

@@ -108,6 +108,15 @@ def open_session(
     return TenantSession(engine, info=info, expire_on_commit=False)
 
 
+def stay_idle(session: TenantSession, seconds: float) -> None:
+    """Let the session's transactions, this one and those to come, stay idle for so long."""
+    session.info["idle_seconds"] = seconds
+    if session.in_transaction():
+        session.execute(
+            text("SELECT set_config('idle_in_transaction_session_timeout', :idle, true)"), {"idle": f"{seconds:.0f}s"}
+        )
+
+
 def sync_engine(address: str, *, pool_size: int = 2, application: str = "tenantry") -> Engine:
     """An engine over psycopg2.
 

@@ -9,7 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import EnvSettingsSource
 
@@ -29,6 +38,10 @@ PLAIN_NAMES = {
     "WORKER_TASK_TIME_LIMIT": ("engine", "hard_limit_seconds"),
 }
 """Names without the prefix, and the setting each of them means."""
+
+
+LONGEST_ATTEMPT_SECONDS = 86_400.0
+"""The longest that one attempt may take, however it extends its time."""
 
 
 def _without_driver(value: object) -> object:
@@ -135,13 +148,20 @@ class Engine(BaseModel):
     max_crashes: int = Field(3, ge=1)
     max_attempts: int = Field(4, ge=1)
     soft_limit_seconds: float = Field(240.0, gt=0)
-    hard_limit_seconds: float = Field(300.0, gt=0)
+    hard_limit_seconds: float = Field(300.0, gt=0, le=LONGEST_ATTEMPT_SECONDS, validate_default=True)
     priority_step_seconds: float = Field(60.0, ge=0)
     idempotency_hours: float = Field(24.0, gt=0)
     bulk_size: int = Field(1000, ge=1)
     retention_days: float = Field(30.0, gt=0)
     shard: str = "main"
     grant_keys: KeyRing = Field(default_factory=dict)
+
+    @field_validator("hard_limit_seconds")
+    @classmethod
+    def _after_the_soft_limit(cls, value: float, info: ValidationInfo) -> float:
+        if value <= info.data.get("soft_limit_seconds", 0):
+            raise ValueError("must be more than the soft limit")
+        return value
 
 
 class Worker(BaseModel):

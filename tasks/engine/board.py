@@ -15,6 +15,8 @@ from uuid import UUID
 _FORMAT = struct.Struct("<BBHHHIqqddd16s16s")
 _TAG = struct.Struct("<q")
 _TAG_AT = struct.calcsize("<BBHHHIq")
+_LIMITS = struct.Struct("<dd")
+_LIMITS_AT = struct.calcsize("<BBHHHIqqd")
 _EMPTY = bytes(_FORMAT.size)
 
 
@@ -110,6 +112,13 @@ class Board:
     def protect(self, index: int, protected: bool) -> None:
         """Mark the beginning or the end of a part that no soft signal interrupts."""
         self._memory[index * _FORMAT.size] = Phase.PROTECTED if protected else Phase.WORKING
+
+    def extend(self, index: int, seconds: float) -> None:
+        """Move both limits of the slot's attempt later."""
+        slot = self.read(index)
+        if slot is not None:
+            limits = (slot.soft_seconds + seconds, slot.hard_seconds + seconds)
+            _LIMITS.pack_into(self._memory, index * _FORMAT.size + _LIMITS_AT, *limits)
 
     def give_reason(self, slot: Slot, reason: Reason) -> None:
         """Leave the reason of the signal that follows; it holds for this attempt, not for the slot's next one."""

@@ -24,7 +24,7 @@ from tasks.engine.outcomes import Fail, Interrupted
 from tasks.registry import TaskDefinition
 from tenants import db, ids
 from tenants.context import ActorKind, Principal
-from tenants.settings import Settings
+from tenants.settings import LONGEST_ATTEMPT_SECONDS, Settings
 
 T = TypeVar("T")
 _PROGRESS_SECONDS = 1.0
@@ -44,7 +44,7 @@ class Attempt:
     number: int
     max_attempts: int
     sequence: int
-    origin: UUID
+    effects_of: UUID
     claimed_at: datetime
 
 
@@ -74,6 +74,7 @@ class RunContext:
     _pending: bool = False
     _interrupted: bool = False
     _settling: bool = False
+    _extended: float = 0.0
     _progress_saved: float = 0.0
     _progress_sent: float = 0.0
     _progress: publish.Progress | None = None
@@ -161,26 +162,28 @@ class RunContext:
         return value
 
     def effect(
-        self, key: str, call: Callable[[str], Any], *, look_up: Callable[[str], Any | None] | None = None
+        self, key: str, call: effects.Call, *, look_up: effects.LookUp | None = None, repeatable: bool = False
     ) -> Any:
-        """Do something outside at most once for this run and all that repeat it under the same origin.
+        """Do something outside at most once for this run and all that repeat it with the same arguments.
 
         Args:
             key: the effect's name within the run.
             call: does it; gets the idempotency key to hand to the provider.
-            look_up: asks the provider whether an attempt that died in between had done it; None if it had not.
+            look_up: asks the provider whether an earlier attempt had done it, of which no answer came; None if not.
+            repeatable: the provider does a call with a known idempotency key once only, however often it comes.
 
         Returns:
             The call's JSON answer, or the stored one.
 
         Raises:
-            effects.Unconfirmed: an attempt died in between and nobody can tell whether it was done.
+            effects.Unconfirmed: no answer came to an earlier attempt, and nobody can tell whether it was done.
+            Cancel: the run is to be cancelled: nothing more begins outside.
         """
         self.checkpoint()
         held = self.attempt_held
-        door = effects.Door(self.desk.ledger, held.tenant, held.run, held.fence)
+        door = effects.Door(self.desk.ledger, held.tenant, held.run, held.fence, held.effects_of)
         with self.protected():
-            return effects.once(door, f"{held.origin}:{key}", call, look_up)
+            return effects.once(door, key, call, look_up, repeatable=repeatable)
 
     def trigger(self, task_name: str, args: dict[str, Any] | None = None, **options: Any) -> str:
         """Trigger another run in the session's transaction: both commit or neither. Returns its id.
@@ -207,14 +210,27 @@ class RunContext:
         self.checkpoint()
 
     def extend(self, seconds: float) -> None:
-        """Move the deadline later, by at most an hour at once.
+        """Move both time limits later, by at most an hour at once, and in all to at most a day after the claim.
+
+        Args:
+            seconds: how much later, more than 0.
 
         Raises:
+            ValueError: that is no time.
             Fenced: the attempt has been replaced.
         """
+        if not seconds > 0:
+            raise ValueError(f"An attempt's time is extended by more than 0 seconds, not {seconds!r}.")
         held = self.attempt_held
-        by = timedelta(seconds=min(seconds, _LONGEST_EXTENSION_SECONDS))
-        self.desk.ledger.call("SELECT extend_run(%s, %s, %s, %s)", held.tenant, held.run, held.fence, by)
+        left = LONGEST_ATTEMPT_SECONDS - held.definition.hard_seconds - self._extended
+        by = min(seconds, _LONGEST_EXTENSION_SECONDS, left)
+        self.desk.ledger.call(
+            "SELECT extend_run(%s, %s, %s, %s)", held.tenant, held.run, held.fence, timedelta(seconds=by)
+        )
+        self.desk.board.extend(self._slot, by)
+        self._extended += by
+        if self._session is not None:
+            db.stay_idle(self._session, held.definition.hard_seconds + self._extended)
 
     def checkpoint(self) -> None:
         """A place where the run may be stopped.
@@ -296,7 +312,7 @@ class RunContext:
             self.desk.engine,
             principal,
             application=f"{held.run}/{held.fence}",
-            idle_seconds=held.definition.hard_seconds,
+            idle_seconds=held.definition.hard_seconds + self._extended,
         )
 
     def _flush(self) -> None:

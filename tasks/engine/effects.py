@@ -14,11 +14,15 @@ from tasks.engine.ledger import Ledger
 from tasks.engine.outcomes import Busy, Fail
 from tenants import ids
 
+Call = Callable[[str], Any]
+"""Does something outside under an idempotency key, and returns the provider's answer, JSON."""
+LookUp = Callable[[str], Any | None]
+"""Asks a provider for the answer that it gave under an idempotency key; None if it knows of none."""
 _BUSY_SECONDS = 5.0
 
 
 class Unconfirmed(Fail):
-    """An attempt died between the call and its answer, and the provider can't be asked whether it was done."""
+    """No answer came to an earlier call, and the provider can't be asked whether it was done."""
 
 
 class NotDone(Exception):
@@ -33,21 +37,26 @@ class Door:
     tenant: UUID
     run: UUID
     fence: int
+    effects_of: UUID
+    """The run whose effects it shares: itself, or the one that it repeats."""
 
 
-def once(door: Door, key: str, call: Callable[[str], Any], look_up: Callable[[str], Any | None] | None = None) -> Any:
+def once(door: Door, name: str, call: Call, look_up: LookUp | None = None, *, repeatable: bool = False) -> Any:
     """Do something outside at most once.
 
     Args:
-        key: the origin run and the effect's name: every attempt and every replay shares it.
+        name: the effect's name: every attempt and every replay shares it.
         call: does it; gets the idempotency key for the provider; raises NotDone where nothing happened.
         look_up: asks the provider for the answer under the idempotency key; None if it knows of none.
+        repeatable: the provider knows the idempotency key again, so that the call may be repeated.
 
     Raises:
-        Unconfirmed: an earlier attempt died in between and there is no look-up.
-        Busy: another run of the same origin is about to do it.
+        Unconfirmed: no answer came to an earlier call, there is no look-up, and it must not be repeated.
+        Busy: another run that shares the effect is about to do it.
+        Cancel: the run is to be cancelled.
         Fenced: the attempt has been replaced.
     """
+    key = f"{door.effects_of}:{name}"
     idempotency_key = hashlib.sha256(f"{door.tenant}:{key}".encode()).hexdigest()
     fresh, busy, confirmed, answer = door.ledger.call(
         "SELECT * FROM begin_effect(%s, %s, %s, %s, %s)", door.tenant, door.run, door.fence, key, ids.new()
@@ -55,11 +64,15 @@ def once(door: Door, key: str, call: Callable[[str], Any], look_up: Callable[[st
     if confirmed:
         return answer
     if busy:
-        raise Busy(_BUSY_SECONDS, f"another run is about to do {key}")
+        raise Busy(_BUSY_SECONDS, f"another run is about to do {name!r}")
     if not fresh:
-        if look_up is None:
-            raise Unconfirmed(f"The effect {key} was begun by an attempt that died, and can't be looked up.")
-        found = look_up(idempotency_key)
+        if look_up is None and not repeatable:
+            raise Unconfirmed(
+                f"The effect {name!r} was begun by an earlier attempt, to which no answer came, and can't be looked up:"
+                " it may have been done, and is not repeated. Look for yourself whether it was; if it was not,"
+                " retry the run with repeatEffects."
+            )
+        found = look_up(idempotency_key) if look_up is not None else None
         if found is not None:
             return _finish(door, key, found)
     try:

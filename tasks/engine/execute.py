@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from tasks import registry
 from tasks.engine import documents, grants, outcomes, refusals, retry
-from tasks.engine.board import Slot
+from tasks.engine.board import Reason, Slot
 from tasks.engine.context import Attempt, Desk, RunContext
 from tasks.engine.grants import BadGrant, Grant
 from tasks.engine.ledger import Change, Claim, Settlement
@@ -27,6 +27,8 @@ from tenants import ids
 log = structlog.get_logger(__name__)
 _LARGEST_RESULT = 1024 * 1024
 _LONGEST_MESSAGE = 2000
+_POISONS = (MemoryError, RecursionError)
+"""Errors that a little more would have made a crash: a run is tried no more often with them than it may crash."""
 _SETTLE_AGAIN_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 _running: dict[int, RunContext] = {}
 """The context at work in each of this process's slots, for the soft signal."""
@@ -109,7 +111,7 @@ def _attempt(
         number=claim.attempt,
         max_attempts=claim.max_attempts,
         sequence=claim.sequence,
-        origin=claim.origin,
+        effects_of=claim.effects_of,
         claimed_at=claim.at,
     )
     context = RunContext(held, desk)
@@ -121,7 +123,9 @@ def _attempt(
                 settlement = _work(context, claim)
                 change = _settle(context, settlement)
             except outcomes.Interrupted as interruption:
-                settlement = ended_by(interruption.reason, definition, claim.attempt, claim.max_attempts)
+                at_work = desk.board.read(slot)
+                assert at_work is not None
+                settlement = ended_by(Reason[interruption.reason], at_work)
                 change = _settle(context, settlement)
             finally:
                 _running.pop(slot, None)
@@ -143,17 +147,18 @@ def _attempt(
     return _ending(change), settlement
 
 
-def ended_by(reason: str, definition: TaskDefinition[Any], attempt: int, max_attempts: int) -> Settlement:
+def ended_by(reason: Reason, slot: Slot) -> Settlement:
     """The settlement of an attempt that was stopped: cancelled, or out of time and retried by policy."""
-    if reason == "CANCELLED":
+    if reason is Reason.CANCELLED:
         return Settlement(RunState.CANCELLED, note="cancelled while running")
-    seconds = definition.hard_seconds if reason == "HARD_LIMIT" else definition.soft_seconds
+    definition = list(registry.definitions().values())[slot.task]
+    seconds = slot.hard_seconds if reason is Reason.HARD_LIMIT else slot.soft_seconds
     message = f"The attempt took longer than its time limit of {seconds:g} s."
-    error = {"type": "TimeLimitExceeded", "message": message, "retryable": attempt < max_attempts}
-    if attempt < max_attempts:
-        delay = retry.delay_seconds(definition.retry, attempt)
-        return Settlement(RunState.SCHEDULED, error=error, delay_seconds=delay, note=message)
-    return Settlement(RunState.TIMED_OUT, error=error, note=message)
+    delay = retry.after(definition.retry, outcomes.TimeLimitExceeded, slot.attempt, slot.max_attempts)
+    error = {"type": outcomes.TimeLimitExceeded.__name__, "message": message, "retryable": delay is not None}
+    if delay is None:
+        return Settlement(RunState.TIMED_OUT, error=error, note=message)
+    return Settlement(RunState.SCHEDULED, error=error, delay_seconds=delay, note=message)
 
 
 def _work(context: RunContext, claim: Claim) -> Settlement:
@@ -179,14 +184,14 @@ def _work(context: RunContext, claim: Claim) -> Settlement:
     except outcomes.WaitFor as outcome:
         return Settlement(RunState.WAITING, keep=True, event=outcome.event, note=str(outcome))
     except outcomes.Fail as outcome:
-        return _failed(outcome, str(outcome))
+        return _failed(outcome, _said(outcome))
     except outcomes.RetryLater as outcome:
         return _retried(context, outcome, outcome.after_seconds)
     except outcomes.Fenced:
         raise
     except Exception as error:
         log.warning("attempt_failed", exc_info=error)
-        return _retried(context, error, retry.delay_seconds(definition.retry, claim.attempt))
+        return _retried(context, error)
 
 
 def _check_result(result: Any) -> None:
@@ -210,8 +215,7 @@ def _settle(context: RunContext, settlement: Settlement) -> Change:
             log.warning("settle_delayed")
         except Exception as error:
             log.warning("commit_failed", exc_info=error)
-            definition = context.attempt_held.definition
-            settlement = _retried(context, error, retry.delay_seconds(definition.retry, context.attempt))
+            settlement = _retried(context, error)
     context.roll_back()
     return _settle_alone(context, settlement)
 
@@ -230,13 +234,27 @@ def _failed(error: Exception, message: str) -> Settlement:
     return Settlement(RunState.FAILED, error=_described(error, message, retryable=False), note=type(error).__name__)
 
 
-def _retried(context: RunContext, error: Exception, delay_seconds: float) -> Settlement:
-    last = context.attempt >= context.attempt_held.max_attempts
-    described = _described(error, str(error), retryable=True)
-    if last:
+def _retried(context: RunContext, error: Exception, after_seconds: float | None = None) -> Settlement:
+    """Tried again by policy, after that time if the error tells of one."""
+    policy = context.attempt_held.definition.retry
+    most = context.attempt_held.max_attempts
+    if isinstance(error, _POISONS):
+        most = min(most, context.settings.engine.max_crashes)
+    delay = retry.after(policy, type(error), context.attempt, most)
+    described = _described(error, _said(error), retryable=policy.after(type(error)) is not None)
+    if delay is None:
         return Settlement(RunState.FAILED, error=described, note=type(error).__name__)
-    note = f"{type(error).__name__}; tried again in {delay_seconds:.1f} s"
-    return Settlement(RunState.SCHEDULED, error=described, delay_seconds=delay_seconds, note=note)
+    delay = delay if after_seconds is None else after_seconds
+    note = f"{type(error).__name__}; tried again in {delay:.1f} s"
+    return Settlement(RunState.SCHEDULED, error=described, delay_seconds=delay, note=note)
+
+
+def _said(error: Exception) -> str:
+    """What the error says. Some raise another when they are asked, and some say nothing."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return f"{type(error).__name__}, which can't be shown"
 
 
 def _described(error: Exception, message: str, *, retryable: bool) -> dict[str, Any]:

@@ -129,8 +129,14 @@ def _out_of_order(session: Session, run: Run) -> Explanation | None:
     if not session.scalar(select(func.count()).select_from(DispatcherLeader).where(figures.leading())):
         message = "No dispatcher is at work: start `celery -A tasks.worker beat`."
         return Explanation(run, WaitReason.NO_DISPATCHER, message)
-    if not any(worker.alive and worker.slots and run.queue in worker.queues for worker in figures.workers(session)):
+    consuming = [
+        worker for worker in figures.workers(session) if worker.alive and worker.slots and run.queue in worker.queues
+    ]
+    if not consuming:
         message = f"No live worker consumes the queue {run.queue}: start one with `-Q {run.queue}`."
+        return Explanation(run, WaitReason.NO_WORKER, message)
+    if not any(worker.tasks is None or run.task in worker.tasks for worker in consuming):
+        message = f"No live worker on the queue {run.queue} knows the task {run.task}: start one whose code has it."
         return Explanation(run, WaitReason.NO_WORKER, message)
     if run.state == RunState.RELEASED:
         return Explanation(run, WaitReason.NOT_WAITING, "It is on its way to a worker.")

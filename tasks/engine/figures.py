@@ -32,6 +32,7 @@ class WorkerFigures:
 
     name: str
     queues: list[str]
+    tasks: list[str] | None
     slots: int
     running: int
     memory_bytes: int | None
@@ -75,6 +76,7 @@ def workers(session: Session) -> list[WorkerFigures]:
         WorkerFigures(
             name=worker.name,
             queues=worker.queues,
+            tasks=worker.tasks,
             slots=worker.slots,
             running=running.get(worker.name, 0),
             memory_bytes=worker.memory_bytes,

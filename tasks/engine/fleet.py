@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LARGEST_BUFFER = 64
 """The most runs released ahead for one slot."""
 _WORKERS = """
-SELECT queues, slots FROM workers WHERE last_seen > clock_timestamp() - make_interval(secs => %s)
+SELECT queues, slots, tasks FROM workers WHERE last_seen > clock_timestamp() - make_interval(secs => %s)
 """
 _IN_FLIGHT = """
 SELECT r.id, r.fence, r.tenant_id, r.queue, r.task, r.concurrency_key, true
@@ -84,6 +84,7 @@ class Fleet:
         self._flights: dict[Holding, Flight] = {}
         self._counts: Counter[str] = Counter()
         self._pools: list[Pool] = []
+        self._known: list[tuple[frozenset[str], list[str] | None]] = []
 
     def read(
         self, ledger: Ledger, cost: Callable[[Line], float], *, alive_seconds: float
@@ -97,7 +98,8 @@ class Fleet:
             What was not known, and what is no more.
         """
         rows = ledger.call(_WORKERS, alive_seconds)
-        self._pools = _pooled(self, [(frozenset(queues), slots) for queues, slots in rows])
+        self._pools = _pooled(self, [(frozenset(queues), slots) for queues, slots, _ in rows])
+        self._known = [(frozenset(queues), tasks) for queues, slots, tasks in rows if slots]
         found: dict[Holding, Flight] = {}
         for run, fence, tenant, queue, task, key, counts in ledger.call(_IN_FLIGHT, alive_seconds):
             known = self._flights.get((run, fence))
@@ -112,6 +114,10 @@ class Fleet:
     def pools(self) -> list[Pool]:
         """The groups of queues that share workers."""
         return self._pools
+
+    def knows(self, line: Line) -> bool:
+        """Whether a worker that consumes the line's queue has code for its task."""
+        return any(line.queue in queues and (tasks is None or line.task in tasks) for queues, tasks in self._known)
 
     def free(self) -> bool:
         """Whether anything could be released now."""

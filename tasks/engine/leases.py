@@ -20,7 +20,7 @@ import psycopg2
 import structlog
 
 from tasks import registry
-from tasks.engine import execute
+from tasks.engine import execute, oom
 from tasks.engine.board import Board, Phase, Reason, Slot
 from tasks.engine.ledger import Change, Holding, Ledger, Settlement
 from tasks.engine.outcomes import Fenced
@@ -88,6 +88,7 @@ class Keeper:
         self._cancelled: dict[Holding, float] = {}
         self._reported: set[Holding] = set()
         self._started = True
+        self._oom_kills = oom.kills()
         self._threads = [
             threading.Thread(target=self._renew, name="lease-renewal", daemon=True),
             threading.Thread(target=self._talk, name="lease-report", daemon=True),
@@ -127,9 +128,23 @@ class Keeper:
         for slot in self._board.active():
             if slot.pid == pid:
                 stopped = self._draining and exitcode in _STOPPED
-                self._deaths.put((slot, None if stopped else _cause(exitcode)))
+                self._deaths.put((slot, None if stopped else self._cause(exitcode)))
                 self._board.leave(slot.index)
                 self._wake.put(None)
+
+    def _cause(self, exitcode: int | None) -> str:
+        """What a child died of, for people."""
+        if exitcode is None:
+            return "lost: the process ended"
+        if exitcode >= 0:
+            return f"exit: the process ended with code {exitcode}"
+        if exitcode != -signal.SIGKILL:
+            return f"signal: the process was ended by {_signal_name(-exitcode)}"
+        kills = oom.kills()
+        if kills is not None and self._oom_kills is not None and kills > self._oom_kills:
+            self._oom_kills += 1  # Each of them explains one death.
+            return "out of memory: the process was ended by SIGKILL of the kernel's OOM killer"
+        return "signal: the process was ended by SIGKILL (often: out of memory)"
 
     def _renew(self) -> None:
         """Renew, round after round."""
@@ -200,12 +215,10 @@ class Keeper:
         Args:
             cause: what it died of; None when its worker stopped it, which does not count as an attempt.
         """
-        definition = list(registry.definitions().values())[slot.task]
         if slot.reason is Reason.FENCED:
             return
         if slot.reason in {Reason.CANCELLED, Reason.HARD_LIMIT}:
-            settlement = execute.ended_by(slot.reason.name, definition, slot.attempt, slot.max_attempts)
-            self._end_dead(slot, settlement)
+            self._end_dead(slot, execute.ended_by(slot.reason, slot))
         elif cause is None:
             self._end_dead(slot, Settlement(RunState.SCHEDULED, give_back=True, note="the worker was stopped"))
         elif change := self._reports.report_crash(slot.tenant, slot.run, slot.fence, cause):
@@ -227,7 +240,7 @@ class Keeper:
     def _report(self) -> None:
         current = {(slot.run, slot.fence) for slot in self._board.active()}
         self._reports.call(
-            "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s)",
+            "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s, %s)",
             self._worker,
             self._queues(),
             0 if self._draining else self._slots(),
@@ -235,6 +248,7 @@ class Keeper:
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             bool(current - self._reported),
             self._started,
+            list(registry.definitions()),
         )
         self._reported = current
         self._started = False
@@ -259,7 +273,7 @@ class Keeper:
         if now - self._renewed.get(holding, slot.started) > self._engine.lease_seconds:
             self._fence(slot)
             return
-        deadline = self._deadlines.get(holding, slot.started + slot.hard_seconds)
+        deadline = max(self._deadlines.get(holding, 0.0), slot.started + slot.hard_seconds)
         if slot.reason is Reason.CANCELLED and now - self._cancelled.get(holding, now) > _CANCEL_GRACE_SECONDS:
             self._end(slot, Reason.CANCELLED)
         elif now > deadline:
@@ -288,8 +302,8 @@ class Keeper:
             self._board.give_reason(slot, Reason.FENCED)
 
     def _end(self, slot: Slot, reason: Reason) -> None:
-        """Kill the attempt's process, if it still works on it."""
-        if not slot.same(self._board.read(slot.index)):
+        """Kill the attempt's process, if it still works on it. A thread is told once, and stops where it looks."""
+        if not slot.same(self._board.read(slot.index)) or (slot.reason is reason and not self._kill):
             return
         self._board.give_reason(slot, reason)
         log.warning("attempt_killed", run=str(slot.run), reason=reason.name)
@@ -310,11 +324,9 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _cause(exitcode: int | None) -> str:
-    if exitcode is None:
-        return "lost: the process ended"
-    if exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = " (often: out of memory)" if name == "SIGKILL" else ""
-        return f"signal: the process was ended by {name}{hint}"
-    return f"exit: the process ended with code {exitcode}"
+def _signal_name(number: int) -> str:
+    """The signal's name; most of the real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

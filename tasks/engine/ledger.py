@@ -16,7 +16,7 @@ import psycopg2
 from psycopg2 import extensions, extras
 
 from tasks.engine import documents
-from tasks.engine.outcomes import Fenced
+from tasks.engine.outcomes import Cancel, Fenced
 from tasks.engine.states import RunState
 from tenants import ids
 from tenants.settings import Engine
@@ -26,6 +26,8 @@ Holding = tuple[UUID, int]
 """A run and the fence under which it is held."""
 FENCED = "TN010"
 NOT_LEADING = "TN011"
+CANCELLED = "TN012"
+_LONGEST_NOTE = 2000
 
 
 class NotLeading(Exception):
@@ -40,7 +42,7 @@ class Claim:
     attempt: int
     max_attempts: int
     args: dict[str, Any]
-    origin: UUID
+    effects_of: UUID
     trace: str | None
     at: datetime
     held: bool
@@ -106,6 +108,7 @@ class Ledger:
 
         Raises:
             Fenced: the attempt has been replaced or its lease has expired.
+            Cancel: its run is to be cancelled, and it was about to begin an effect.
             NotLeading: the dispatcher's epoch is over.
             psycopg2.OperationalError: the database can't be reached.
         """
@@ -139,8 +142,8 @@ class Ledger:
         )
         if not rows:
             return None
-        verdict, sequence, attempt, max_attempts, args, origin, trace, at = rows[0]
-        return Claim(sequence, attempt, max_attempts, args or {}, origin, trace, at, verdict == "held")
+        verdict, sequence, attempt, max_attempts, args, effects_of, trace, at = rows[0]
+        return Claim(sequence, attempt, max_attempts, args or {}, effects_of, trace, at, verdict == "held")
 
     def settle(self, tenant: UUID, run: UUID, fence: int, settlement: Settlement) -> Change:
         """End an attempt that holds no session.
@@ -217,7 +220,7 @@ def settle_values(tenant: UUID, run: UUID, fence: int, settlement: Settlement, s
         settlement.event,
         settlement.delay_seconds,
         settlement.give_back,
-        None if settlement.note is None else documents.readable(settlement.note),
+        None if settlement.note is None else documents.readable(settlement.note[:_LONGEST_NOTE]),
         step,
     )
 
@@ -251,6 +254,8 @@ def translated(error: psycopg2.Error) -> Exception:
         return Fenced(str(error).partition("\n")[0])
     if error.pgcode == NOT_LEADING:
         return NotLeading()
+    if error.pgcode == CANCELLED:
+        return Cancel("cancelled while running")
     return error
 
 

@@ -91,6 +91,10 @@ class Run(TenantRow, Base):
     nominal_at: Mapped[datetime | None] = mapped_column(Moment)
     origin_id: Mapped[UUID | None] = mapped_column(Key)
     """The run that this one repeats."""
+    effects_of: Mapped[UUID | None] = mapped_column(Key)
+    """The run whose effects outside it shares: what that one did is not done again."""
+    retry_until: Mapped[datetime | None] = mapped_column(Moment)
+    """No attempt after a failed one begins later."""
     trace: Mapped[str | None] = mapped_column(Text)
     wait_event: Mapped[str | None] = mapped_column(Text)
     result: Mapped[Any | None] = mapped_column(JSONB(none_as_null=True))
@@ -278,6 +282,8 @@ class Worker(Base):
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     queues: Mapped[list[str]] = mapped_column(ARRAY(Text))
     slots: Mapped[int] = mapped_column(Integer)
+    tasks: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """The tasks that its code knows; None where it does not tell."""
     running: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     started_at: Mapped[datetime] = mapped_column(Moment, server_default=func.clock_timestamp())

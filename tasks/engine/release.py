@@ -188,7 +188,8 @@ class Releases:
     def _rung(self, line: Line, candidate: Candidate | None) -> None:
         """Something waits in the line. Where all that waits is known, one run more can be taken from its bell."""
         order = self._orders.get(line.queue)
-        if candidate is None or order is None or not self._surveyed or line in self._unread:
+        known = order is not None and self._surveyed and line not in self._unread and self._fleet.knows(line)
+        if candidate is None or order is None or not known:
             self._unread[line] = None
         elif (last := self._deeper.get(line)) is None or candidate < last:
             order.offer([candidate])
@@ -196,9 +197,11 @@ class Releases:
     def _read_waiting(self) -> None:
         """Look at the front of the lines that have changed."""
         while self._unread:
-            lines = [line for line in list(self._unread)[:_BATCH] if line.queue in self._orders]
-            for line in list(self._unread)[:_BATCH]:
+            batch = list(self._unread)[:_BATCH]
+            for line in batch:
                 del self._unread[line]
+            # What no worker has code for waits as if there were no worker; the survey asks again at every reading.
+            lines = [line for line in batch if line.queue in self._orders and self._fleet.knows(line)]
             found: dict[Line, list[Candidate]] = {line: [] for line in lines}
             for candidate in waiting.heads(self._ledger, lines, _HEADS):
                 found[candidate.line].append(candidate)

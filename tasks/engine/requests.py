@@ -20,7 +20,7 @@ from tenants import context, ids
 from tenants.context import ActorKind
 from tenants.errors import AmbiguousTask, Forbidden, InvalidInput, Issue, UnknownTask
 
-_LONGEST_DELAY = timedelta(days=366)
+_LONGEST_DELAY = timedelta(seconds=registry.LONGEST_WAIT_SECONDS)
 _LARGEST_ARGS = 128 * 1024
 _LONGEST_KEY = 255
 
@@ -85,13 +85,15 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
         "queue": request.queue or definition.queue,
         "args": args,
         "priority": priority,
-        "max_attempts": definition.retry.attempts,
+        "max_attempts": definition.retry.most_attempts,
+        "max_elapsed": definition.retry.max_elapsed_seconds,
         "delay": request.delay_seconds,
         "available_at": request.eta.isoformat() if request.eta else None,
         "concurrency_key": request.concurrency_key,
         "idempotency_key": request.idempotency_key,
         "digest": _digest(definition.name, args) if request.idempotency_key is not None else None,
         "origin_id": str(origin) if origin else None,
+        "effects_of": None,
         "trace": None,
     }
 

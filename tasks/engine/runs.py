@@ -90,13 +90,9 @@ def trigger_many(session: Session, wanted: Sequence[TriggerRequest]) -> list[Acc
     return _accept(session, [requests.check(session, request, str(index)) for index, request in enumerate(wanted)])
 
 
-def trigger_within(session: Session, request: TriggerRequest, *, origin: UUID | None = None) -> Accepted:
-    """The same inside a transaction that is open already.
-
-    Args:
-        origin: the run that this one repeats.
-    """
-    return _accept(session, [requests.check(session, request, origin=origin)])[0]
+def trigger_within(session: Session, request: TriggerRequest) -> Accepted:
+    """The same inside a transaction that is open already."""
+    return _accept(session, [requests.check(session, request)])[0]
 
 
 def get(session: Session, run_id: UUID) -> Run:
@@ -187,11 +183,17 @@ def cancel(session: Session, run_id: UUID) -> Run:
     return run
 
 
-def retry(session: Session, run_id: UUID, args: Mapping[str, Any] | None = None) -> Run:
+def retry(
+    session: Session, run_id: UUID, args: Mapping[str, Any] | None = None, *, repeat_effects: bool = False
+) -> Run:
     """A new run that repeats an ended one and names it as its origin.
+
+    With the same arguments it is the same work: what the run has done outside is not done again, its answers are taken.
+    With other arguments it is new work, whose effects are its own.
 
     Args:
         args: other arguments; the same when None.
+        repeat_effects: do again outside what was done.
 
     Raises:
         NotFound: there is no such run.
@@ -207,7 +209,10 @@ def retry(session: Session, run_id: UUID, args: Mapping[str, Any] | None = None)
         concurrency_key=run.concurrency_key,
         queue=run.queue,
     )
-    accepted = trigger_within(session, request, origin=run.origin_id or run.id).run
+    checked = requests.check(session, request, origin=run.origin_id or run.id)
+    if checked["args"] == run.args and not repeat_effects:
+        checked["effects_of"] = str(run.effects_of or run.id)
+    accepted = _accept(session, [checked])[0].run
     run.retried_by = accepted.id
     session.flush()
     return accepted

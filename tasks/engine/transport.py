@@ -18,6 +18,7 @@ from kombu.transport import redis
 from kombu.transport.virtual import Empty
 from kombu.utils.encoding import bytes_to_str
 
+from tasks import registry
 from tasks.engine import messages
 from tasks.engine.grants import BadGrant
 from tenants import names
@@ -79,7 +80,11 @@ class Channel(redis.Channel):  # type: ignore[misc]
         if queue.endswith(_REPLIES):
             return dict(orjson.loads(element))
         try:
-            return messages.decode(self.ring, element, queue)
+            message = messages.decode(self.ring, element, queue)
+            if (task := message["headers"]["task"]) not in registry.definitions():
+                log.error("task_unknown", task=task, hint="This worker's code has no such task. The run waits for one.")
+                raise BadGrant("unknown")
+            return message
         except BadGrant as error:
             type(self).refuse(error.reason, queue, hashlib.sha256(element).hexdigest())
             return None

@@ -9,8 +9,10 @@ import httpx2
 import pytest
 
 from api.graphql import QUERY_BYTES
+from tenants import ids
 from tenants.context import Principal
 from tests.support.apis import Api
+from tests.support.installations import Installation
 
 STANDARD = "application/graphql-response+json"
 TRIGGER = (
@@ -210,6 +212,22 @@ def test_a_list_asks_for_progress_and_origin_once(api: Api, tenant: Principal) -
         assert caller.ask(retry, i=first)["retryRun"]["run"]["origin"] == {"id": first}
     listed = caller.ask("{ runs { nodes { id origin { id } progress { fraction } } } }")["runs"]["nodes"]
     assert [node["origin"] for node in listed] == [{"id": first}] * 5 + [None]
+
+
+def test_a_repetition_of_the_same_work_shares_its_effects_unless_told_otherwise(
+    api: Api, tenant: Principal, installation: Installation
+) -> None:
+    caller = api.caller(tenant)
+    first = caller.ask(TRIGGER, n="echo", a={"value": 1})["triggerBackgroundTask"]["taskId"]
+    caller.ask("mutation($i: ID!) { cancelRun(id: $i) { success } }", i=first)
+    shared = []
+    for given in ("", "args: {value: 1}", "args: {value: 2}", "repeatEffects: true", "repeatEffects: false"):
+        retry = f'mutation {{ retryRun(id: "{first}" {given}) {{ run {{ id origin {{ id }} }} }} }}'
+        run = caller.ask(retry)["retryRun"]["run"]
+        assert run["origin"] == {"id": first}
+        shared += installation.rows("SELECT effects_of FROM runs WHERE id = %s", str(ids.read("run", run["id"])))
+    same = ids.read("run", first)
+    assert shared == [(same,), (same,), (None,), (None,), (same,)]
 
 
 def test_a_node_is_found_by_its_id_whatever_it_is(api: Api, tenant: Principal) -> None:

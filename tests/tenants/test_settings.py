@@ -34,7 +34,7 @@ WRONG = {
     "TENANTRY_API__ALLOWED_ORIGINS": ["https://a.example", "5"],
     "WORKER_CONCURRENCY": ["0", "two"],
     "DATABASE_URL": ["sqlite:///file"],
-    "WORKER_TASK_TIME_LIMIT": ["0"],
+    "WORKER_TASK_TIME_LIMIT": ["0", "7", "86401", "nan"],
 }
 
 
@@ -68,7 +68,7 @@ def test_a_wrong_value_is_never_shown(monkeypatch: pytest.MonkeyPatch, name: str
 def test_a_plain_name_means_the_same_as_the_long_one(
     monkeypatch: pytest.MonkeyPatch, plain: str, path: tuple[str, str]
 ) -> None:
-    value = "postgresql://a:b@c/d" if path[0] == "database" else "redis://x:1/2" if path[0] == "redis" else "7"
+    value = "postgresql://a:b@c/d" if path[0] == "database" else "redis://x:1/2" if path[0] == "redis" else "250"
     long = "TENANTRY_" + "__".join(path).upper()
     monkeypatch.setenv(plain, value)
     by_plain = settings.load()

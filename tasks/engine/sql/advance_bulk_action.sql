@@ -72,10 +72,10 @@ BEGIN
       UPDATE runs r SET retried_by = o.retry FROM origin o WHERE r.tenant_id = o.tenant_id AND r.id = o.id
     ), accepted AS (
       INSERT INTO runs (tenant_id, id, task, queue, args, priority, rank, state, max_attempts, concurrency_key,
-                        actor_kind, actor, origin_id, created_at, available_at)
+                        actor_kind, actor, origin_id, effects_of, created_at, available_at, retry_until)
       SELECT o.tenant_id, o.retry, o.task, o.queue, o.args, o.priority, v_now - o.priority * p_step, 'QUEUED',
-             o.max_attempts, o.concurrency_key, v_action.actor_kind, v_action.actor, coalesce(o.origin_id, o.id), v_now,
-             v_now
+             o.max_attempts, o.concurrency_key, v_action.actor_kind, v_action.actor, coalesce(o.origin_id, o.id),
+             coalesce(o.effects_of, o.id), v_now, v_now, v_now + (o.retry_until - o.created_at)
       FROM origin o
       RETURNING tenant_id, id, queue, state, sequence, attempt
     ), noted AS (

@@ -1,6 +1,7 @@
 -- RELEASED → RUNNING for the holder of the release's fence, with a lease. No row: the message is stale.
 -- Its commit need not be flushed: whatever the attempt commits for good flushes the claim before it.
 -- Asked again with the same token, as after a lost answer, it gives the same: another message's claim has another.
+-- `origin` is the run whose effects it shares.
 -- Where the tenant was suspended, the tenant or task paused, or a cap lowered after the release, the run goes back into
 -- its queue (verdict 'held').
 CREATE OR REPLACE FUNCTION claim_run(
@@ -25,7 +26,7 @@ BEGIN
   WHERE r.tenant_id = p_tenant AND r.id = p_run AND r.state = 'RELEASED' AND r.fence = p_fence AND r.task = p_task
   RETURNING r.* INTO v_run;
   IF NOT FOUND THEN
-    RETURN QUERY SELECT 'claimed', r.sequence, r.attempt, r.max_attempts, r.args, coalesce(r.origin_id, r.id), r.trace,
+    RETURN QUERY SELECT 'claimed', r.sequence, r.attempt, r.max_attempts, r.args, coalesce(r.effects_of, r.id), r.trace,
                         v_now
     FROM run_leases l JOIN runs r ON r.tenant_id = l.tenant_id AND r.id = l.run_id
     WHERE l.tenant_id = p_tenant AND l.run_id = p_run AND l.fence = p_fence AND l.token = p_token
@@ -41,7 +42,7 @@ BEGIN
   INSERT INTO run_leases (tenant_id, run_id, fence, queue, worker, token, expires_at, deadline_at)
   VALUES (p_tenant, p_run, p_fence, v_run.queue, p_worker, p_token, v_now + p_lease, v_now + p_hard);
   RETURN QUERY SELECT 'claimed', v_run.sequence, v_run.attempt, v_run.max_attempts, v_run.args,
-                      coalesce(v_run.origin_id, v_run.id), v_run.trace, v_now;
+                      coalesce(v_run.effects_of, v_run.id), v_run.trace, v_now;
 END $$;
 REVOKE ALL ON FUNCTION claim_run(uuid, uuid, bigint, text, text, interval, interval, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION claim_run(uuid, uuid, bigint, text, text, interval, interval, uuid) TO tenantry_app;

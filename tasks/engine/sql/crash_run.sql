@@ -1,5 +1,6 @@
 -- An attempt that died: fence + 1, then SCHEDULED (at once after the first crash, later after more), CANCELLED if that
--- was asked for, or FAILED once it has crashed p_max times. No row: the attempt had ended otherwise.
+-- was asked for, or FAILED once it has crashed p_max times or has no time left for another attempt. No row: the attempt
+-- had ended otherwise.
 CREATE OR REPLACE FUNCTION crash_run(
   p_tenant uuid, p_run uuid, p_fence bigint, p_cause text, p_max int, p_step interval
 ) RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
@@ -8,6 +9,8 @@ LANGUAGE plpgsql AS $$
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_due timestamptz;
+  v_ends boolean;
+  v_error jsonb := jsonb_build_object('type', 'WorkerLost', 'message', p_cause, 'retryable', true);
   v_before runs;
   v_run runs;
 BEGIN
@@ -18,16 +21,21 @@ BEGIN
     RETURN;
   END IF;
   v_due := v_now + make_interval(secs => CASE v_before.crashes WHEN 0 THEN 0 ELSE 2 ^ v_before.crashes END);
+  v_ends := v_before.crashes + 1 >= p_max;
+  IF NOT v_ends AND v_due > v_before.retry_until THEN
+    v_ends := true;
+    v_error := too_late(v_error, v_before.created_at, v_before.retry_until);
+  END IF;
   UPDATE runs r SET
     fence = r.fence + 1,
     sequence = r.sequence + 1,
     crashes = r.crashes + 1,
     state = CASE WHEN r.cancel_requested_at IS NOT NULL THEN 'CANCELLED'
-                 WHEN r.crashes + 1 >= p_max THEN 'FAILED' ELSE 'SCHEDULED' END,
-    error = jsonb_build_object('type', 'WorkerLost', 'message', p_cause, 'retryable', true),
-    finished_at = CASE WHEN r.cancel_requested_at IS NOT NULL OR r.crashes + 1 >= p_max THEN v_now END,
-    fingerprint = CASE WHEN r.cancel_requested_at IS NULL AND r.crashes + 1 >= p_max THEN dead_letter_fingerprint(
-                    p_tenant, r.task, jsonb_build_object('type', 'WorkerLost', 'message', p_cause)) END,
+                 WHEN v_ends THEN 'FAILED' ELSE 'SCHEDULED' END,
+    error = v_error,
+    finished_at = CASE WHEN r.cancel_requested_at IS NOT NULL OR v_ends THEN v_now END,
+    fingerprint = CASE WHEN r.cancel_requested_at IS NULL AND v_ends
+                       THEN dead_letter_fingerprint(p_tenant, r.task, v_error) END,
     available_at = v_due,
     rank = v_due - r.priority * p_step
   WHERE r.tenant_id = p_tenant AND r.id = p_run

@@ -2,7 +2,7 @@
 -- the row then carries this call's token, so that asking again after a lost answer is still the first. Where another
 -- attempt that is still at work holds it (two replays of one run share their effects), it is busy; a dead one's is taken
 -- over.
---   TN010 fenced
+--   TN010 fenced     TN012 the run is to be cancelled: nothing more begins outside
 CREATE OR REPLACE FUNCTION begin_effect(p_tenant uuid, p_run uuid, p_fence bigint, p_key text, p_token uuid)
 RETURNS TABLE (fresh boolean, busy boolean, confirmed boolean, answer jsonb) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -21,6 +21,11 @@ BEGIN
     UPDATE effects e SET run_id = p_run, fence = p_fence WHERE e.tenant_id = p_tenant AND e.key = p_key;
   END IF;
   PERFORM hold_lease(p_run, p_fence);
+  IF NOT v_effect.confirmed AND (
+    SELECT l.cancel FROM run_leases l WHERE l.tenant_id = p_tenant AND l.run_id = p_run AND l.fence = p_fence
+  ) THEN
+    RAISE EXCEPTION 'cancelled' USING ERRCODE = 'TN012';
+  END IF;
   RETURN QUERY SELECT v_effect.token = p_token, busy, v_effect.confirmed, v_effect.answer;
 END $$;
 REVOKE ALL ON FUNCTION begin_effect(uuid, uuid, bigint, text, uuid) FROM PUBLIC;

@@ -60,19 +60,23 @@ REVOKE ALL ON FUNCTION hold_lease(uuid, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION hold_lease(uuid, bigint) TO tenantry_app;
 
 -- A worker process reports itself; what it last claimed shows its health, not its process id.
+--   p_tasks  the tasks that its code knows; NULL where it does not tell
 CREATE OR REPLACE FUNCTION worker_seen(
-  p_worker text, p_queues text[], p_slots int, p_running int, p_memory bigint, p_claimed boolean, p_started boolean
-) RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  INSERT INTO workers AS w (name, queues, slots, running, memory_bytes)
-  VALUES (p_worker, p_queues, p_slots, p_running, p_memory)
+  p_worker text, p_queues text[], p_slots int, p_running int, p_memory bigint, p_claimed boolean, p_started boolean,
+  p_tasks text[] DEFAULT NULL
+) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  INSERT INTO workers AS w (name, queues, slots, running, memory_bytes, tasks)
+  VALUES (p_worker, p_queues, p_slots, p_running, p_memory, p_tasks)
   ON CONFLICT (name) DO UPDATE SET
     queues = excluded.queues, slots = excluded.slots, running = excluded.running, memory_bytes = excluded.memory_bytes,
+    tasks = excluded.tasks,
     started_at = CASE WHEN p_started THEN clock_timestamp() ELSE w.started_at END,
     last_seen = clock_timestamp(),
-    last_claim = CASE WHEN p_claimed THEN clock_timestamp() ELSE w.last_claim END
-$$;
-REVOKE ALL ON FUNCTION worker_seen(text, text[], int, int, bigint, boolean, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION worker_seen(text, text[], int, int, bigint, boolean, boolean) TO tenantry_app;
+    last_claim = CASE WHEN p_claimed THEN clock_timestamp() ELSE w.last_claim END;
+END $$;
+REVOKE ALL ON FUNCTION worker_seen(text, text[], int, int, bigint, boolean, boolean, text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION worker_seen(text, text[], int, int, bigint, boolean, boolean, text[]) TO tenantry_app;
 
 -- A worker process has stopped.
 CREATE OR REPLACE FUNCTION worker_gone(p_worker text) RETURNS void

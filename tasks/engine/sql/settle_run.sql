@@ -1,6 +1,17 @@
+-- An error with the word that there was no time left for another attempt.
+CREATE OR REPLACE FUNCTION too_late(p_error jsonb, p_created timestamptz, p_until timestamptz) RETURNS jsonb
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT p_error || jsonb_build_object('message', concat_ws(' ', nullif(p_error ->> 'message', ''), format(
+    '(not tried again: no attempt may begin later than %s s after the run was accepted)',
+    round(extract(epoch FROM p_until - p_created), 3)::float8)))
+$$;
+REVOKE ALL ON FUNCTION too_late(jsonb, timestamptz, timestamptz) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION too_late(jsonb, timestamptz, timestamptz) TO tenantry_app;
+
 -- Ends an attempt: RUNNING → the given state, the event, the lease gone; the last statement of its transaction.
 -- Settling again with the same fence and state returns what was settled, as replayed: an answer may have been lost on
 -- the way. A transaction with work of its own must not commit it on a replay: the work was committed, or was another's.
+-- A retry that would begin after the run's retry_until ends it instead.
 --   p_delay      for SCHEDULED: how long from now     p_give_back  the attempt does not count
 --   TN010 fenced: the attempt was replaced, or its lease has expired
 CREATE OR REPLACE FUNCTION settle_run(
@@ -31,6 +42,10 @@ BEGIN
   END IF;
   IF v_before.cancel_requested_at IS NOT NULL AND p_state <> 'SUCCEEDED' THEN
     v_state := 'CANCELLED';
+  ELSIF p_state = 'SCHEDULED' AND NOT p_give_back AND v_now + make_interval(secs => p_delay) > v_before.retry_until THEN
+    v_state := CASE p_error ->> 'type' WHEN 'TimeLimitExceeded' THEN 'TIMED_OUT' ELSE 'FAILED' END;
+    p_error := too_late(p_error, v_before.created_at, v_before.retry_until);
+    p_note := p_error ->> 'message';
   END IF;
   UPDATE runs r SET
     state = v_state,

@@ -27,8 +27,9 @@ BEGIN
   PERFORM 1 FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' ORDER BY id FOR NO KEY UPDATE;
   FOR v_in IN
     SELECT * FROM jsonb_to_recordset(p_runs) AS r(
-      id uuid, task text, queue text, args jsonb, priority smallint, max_attempts int, delay double precision,
-      available_at timestamptz, concurrency_key text, idempotency_key text, digest text, origin_id uuid, trace text)
+      id uuid, task text, queue text, args jsonb, priority smallint, max_attempts int, max_elapsed double precision,
+      delay double precision, available_at timestamptz, concurrency_key text, idempotency_key text, digest text,
+      origin_id uuid, effects_of uuid, trace text)
   LOOP
     PERFORM 1 FROM tenant_families WHERE tenant_id = p_tenant AND family = split_part(v_in.task, '.', 1);
     IF NOT FOUND THEN
@@ -61,12 +62,13 @@ BEGIN
     -- A moment that has passed means now: it is no head start.
     v_run.available_at := greatest(v_now, v_in.available_at, v_now + make_interval(secs => v_in.delay));
     INSERT INTO runs (tenant_id, id, task, queue, args, priority, rank, state, max_attempts, concurrency_key,
-                      idempotency_key, actor_kind, actor, origin_id, trace, created_at, available_at)
+                      idempotency_key, actor_kind, actor, origin_id, effects_of, trace, created_at, available_at,
+                      retry_until)
     VALUES (p_tenant, v_in.id, v_in.task, v_in.queue, v_in.args, v_in.priority,
             v_run.available_at - v_in.priority * p_step,
             CASE WHEN v_run.available_at > v_now THEN 'SCHEDULED' ELSE 'QUEUED' END, v_in.max_attempts,
-            v_in.concurrency_key, v_in.idempotency_key, p_actor_kind, p_actor, v_in.origin_id, v_in.trace, v_now,
-            v_run.available_at)
+            v_in.concurrency_key, v_in.idempotency_key, p_actor_kind, p_actor, v_in.origin_id, v_in.effects_of,
+            v_in.trace, v_now, v_run.available_at, v_now + make_interval(secs => v_in.max_elapsed))
     RETURNING * INTO v_run;
     PERFORM record_event(p_tenant, v_run.id, v_run.sequence, v_run.state, 0, NULL);
     v_made := v_made || v_run.id;

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -17,8 +20,11 @@ from tasks.engine.effects import NotDone
 from tasks.engine.models import Run
 from tasks.engine.outcomes import Fail
 from tasks.families.diagnostics import inputs, service
+from tasks.gateways import http
 
 _EFFECT_SECONDS = 10.0
+_HEADROOM = 64 * 1024 * 1024
+_leaked: list[bytearray] = []
 
 
 class Requested(Exception):
@@ -30,8 +36,16 @@ def echo(ctx: RunContext, args: inputs.Echo) -> Any:
     return args.value
 
 
-@registry.body(inputs.SLEEP)
 @registry.body(inputs.LIMITED)
+def limited(ctx: RunContext, args: inputs.Limited) -> None:
+    if args.extend_seconds:
+        ctx.extend(args.extend_seconds)
+    if args.native:
+        sum(range(int(args.seconds * 10**12)))  # No signal's handler runs before it returns.
+    sleep(ctx, args)
+
+
+@registry.body(inputs.SLEEP)
 def sleep(ctx: RunContext, args: inputs.Sleep) -> None:
     for step in range(args.steps):
         _rest(args.seconds / args.steps)
@@ -55,8 +69,18 @@ def fail(ctx: RunContext, args: inputs.FailInput) -> str:
 @registry.body(inputs.CRASH)
 def crash(ctx: RunContext, args: inputs.Crash) -> str:
     if args.times is None or ctx.attempt <= args.times:
-        os.kill(os.getpid(), getattr(signal, f"SIG{args.signal}"))
-        _rest(60)
+        match args.by:
+            case "signal":
+                os.kill(os.getpid(), getattr(signal, f"SIG{args.signal}"))
+                _rest(60)
+            case "segfault":
+                ctypes.string_at(0)
+            case "exit":
+                os._exit(7)
+            case "recursion":
+                return crash(ctx, args)
+            case "memory":
+                _exhaust_memory()
     return f"survived at attempt {ctx.attempt}"
 
 
@@ -64,6 +88,8 @@ def crash(ctx: RunContext, args: inputs.Crash) -> str:
 def allocate(ctx: RunContext, args: inputs.Allocate) -> int:
     block = bytearray(args.megabytes * 1024 * 1024)
     block[::4096] = b"\1" * len(block[::4096])
+    if args.leak:
+        _leaked.append(block)
     return len(block)
 
 
@@ -79,10 +105,18 @@ def effect(ctx: RunContext, args: inputs.EffectInput) -> Any:
             answer = httpx2.post(str(args.url), headers={"Idempotency-Key": idempotency_key}, timeout=_EFFECT_SECONDS)
         except httpx2.ConnectError as error:
             raise NotDone from error
-        answer.raise_for_status()
-        return {"status": answer.status_code}
+        return {"status": http.check_done(answer).status_code}
 
-    return ctx.effect(args.key, call)
+    def look_up(idempotency_key: str) -> dict[str, int] | None:
+        answer = httpx2.get(str(args.url), headers={"Idempotency-Key": idempotency_key}, timeout=_EFFECT_SECONDS)
+        return None if answer.status_code == httpx2.codes.NOT_FOUND else {"status": http.check(answer).status_code}
+
+    return ctx.effect(
+        args.key,
+        call,
+        look_up=look_up if args.unconfirmed == "look_up" else None,
+        repeatable=args.unconfirmed == "repeat",
+    )
 
 
 @registry.body(inputs.WRITE)
@@ -109,6 +143,17 @@ def _step(ctx: RunContext, session: Any, args: inputs.Steps, number: int) -> int
     service.mark(session, args.key, str(number), ctx.run, ctx.attempt)
     _rest(args.seconds / args.count)
     return number
+
+
+def _exhaust_memory() -> None:
+    """Ask for more than the process may have, under a limit of its own."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + _HEADROOM, before[1]))
+    try:
+        bytearray(2 * _HEADROOM)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _rest(seconds: float) -> None:

@@ -9,29 +9,31 @@ from typing import Any
 
 import pytest
 
-from tasks.engine import effects
+from tasks.engine import effects, runs
 from tasks.engine.effects import Door, NotDone, Unconfirmed
 from tasks.engine.ledger import Ledger
-from tasks.engine.outcomes import Busy, Fenced
+from tasks.engine.outcomes import Busy, Cancel, Fenced
 from tenants import ids
 from tenants.context import Principal
 from tests.support.hands import Hands
+from tests.support.installations import Installation
 
 
 @pytest.fixture
 def key() -> str:
-    return f"{ids.new()}:mail"
+    return "mail"
 
 
 @pytest.fixture
 def new_door(hands: Hands, tenant: Principal) -> Iterator[Callable[[], Door]]:
-    """Makes the door of an attempt at work, on a connection of its own."""
+    """Makes the door of an attempt at work, on a connection of its own; all of them share their effects."""
     ledgers: list[Ledger] = []
+    origin = ids.new()
 
     def make() -> Door:
         run, fence = hands.running(tenant)
         ledgers.append(Ledger(hands.installation.addresses.app, hands.engine, application="tests"))
-        return Door(ledgers[-1], tenant.tenant, run, fence)
+        return Door(ledgers[-1], tenant.tenant, run, fence, origin)
 
     yield make
     for ledger in ledgers:
@@ -85,7 +87,7 @@ def test_after_a_death_inside_the_call_nobody_does_it_again(
     _begun(dead, key)
     hands.expire(dead.run)
     for _ in range(2):
-        with pytest.raises(Unconfirmed):
+        with pytest.raises(Unconfirmed, match="effect 'mail' was begun"):
             effects.once(later, key, outside)
     assert outside.keys == []
 
@@ -106,6 +108,39 @@ def test_after_a_death_inside_the_call_the_provider_is_asked(
     assert effects.once(later, key, outside, look_up) == (found or {"done": 1})
     assert len(outside.keys) == (found is None)
     assert len(set(asked.keys + outside.keys)) == 1
+
+
+@pytest.mark.parametrize("found", [None, {"done": 7}])
+def test_a_provider_that_knows_the_key_again_is_called_again(
+    new_door: Callable[[], Door], hands: Hands, key: str, found: Any
+) -> None:
+    """Whether it can be asked too or not; what the asking finds comes first."""
+    first, again = Outside(), Outside()
+
+    def call(idempotency_key: str) -> Any:
+        first(idempotency_key)
+        raise KeyboardInterrupt
+
+    dead, later = new_door(), new_door()
+    with pytest.raises(KeyboardInterrupt):
+        effects.once(dead, key, call)
+    hands.expire(dead.run)
+    answer = effects.once(later, key, again, (lambda _: found) if found else None, repeatable=True)
+    assert answer == (found or {"done": 1})
+    assert again.keys == ([] if found else first.keys)
+
+
+def test_once_a_cancel_has_been_accepted_nothing_begins_outside(
+    new_door: Callable[[], Door], installation: Installation, tenant: Principal, key: str
+) -> None:
+    outside = Outside()
+    door, other = new_door(), new_door()
+    installation.write(tenant, runs.cancel, door.run)
+    with pytest.raises(Cancel):
+        effects.once(door, key, outside)
+    assert outside.keys == []
+    assert effects.once(other, key, outside) == {"done": 1}
+    assert effects.once(door, key, outside) == {"done": 1}
 
 
 def test_a_replay_waits_while_another_that_lives_is_about_to_do_it(new_door: Callable[[], Door], key: str) -> None:

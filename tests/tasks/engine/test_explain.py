@@ -104,6 +104,16 @@ def test_a_missing_dispatcher_and_a_missing_worker_are_named(installation: Insta
     assert _why(installation, tenant).reason is WaitReason.NO_DISPATCHER
 
 
+def test_a_task_that_no_worker_knows_is_named(installation: Installation, tenant: Principal) -> None:
+    for known, reason in (([ECHO], WaitReason.FAIR_SHARE), (["diagnostics.other"], WaitReason.NO_WORKER)):
+        installation.rows("UPDATE workers SET tasks = %s", known)
+        why = _why(installation, tenant)
+        assert (why.reason, "knows the task diagnostics.echo" in why.message) == (
+            reason,
+            reason is WaitReason.NO_WORKER,
+        )
+
+
 def test_a_cap_that_is_reached_is_named_with_the_place_behind_it(
     installation: Installation, hands: Hands, tenant: Principal, other_tenant: Principal
 ) -> None:

@@ -244,3 +244,24 @@ def test_in_a_long_line_a_bell_is_taken_only_for_what_comes_before_its_known_fro
         releases.hear(Bell(runs.line(row), Candidate(row.rank, row.id, runs.line(row))))
     installation.rows("UPDATE workers SET slots = 12")
     assert _released(releases)[0] == urgent.id
+
+
+def test_what_no_live_worker_knows_is_not_released_until_one_does(
+    installation: Installation, hands: Hands, tenant: Principal, lead: Lead
+) -> None:
+    unknown, known = (installation.trigger(tenant, task, MARK if task == WRITE else {}) for task in (ECHO, WRITE))
+    installation.rows("UPDATE workers SET tasks = %s", [WRITE])
+    releases = lead()
+    assert _released(releases) == [known]
+    row = installation.run(tenant, unknown)
+    releases.hear(Bell(runs.line(row), Candidate(row.rank, unknown, runs.line(row))))
+    assert releases.release() == []
+    assert _released(releases) == []
+    other = "w2@by-hand"
+    hands.app.call(
+        "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s, %s)", other, ["diagnostics"], 0, 0, 0, False, True, [ECHO]
+    )
+    assert _released(releases) == [], "it takes nothing any more"
+    installation.rows("UPDATE workers SET slots = 1 WHERE name = %s", other)
+    assert _released(releases) == [unknown]
+    installation.rows("DELETE FROM workers WHERE name = %s", other)
