@@ -77,7 +77,7 @@ def _wait_for_lock(session: Session) -> None:
 
 @db.single_statement
 def _sleep(session: Session) -> None:
-    session.execute(select(func.pg_sleep(60)))
+    db.fetch(session, select(func.pg_sleep(60)))
 
 
 async def _nothing(notices: list[object]) -> None:
