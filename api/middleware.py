@@ -53,15 +53,12 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         scope["request_id"] = _given_id(scope) or uuid.uuid4().hex
-        structlog.contextvars.clear_contextvars()
+        # Each request is a task of its own, and so has a context of its own.
         structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
-        try:
-            if scope["type"] == "http":
-                await self._serve(scope, receive, send)
-            else:
-                await self._app(scope, receive, send)
-        finally:
-            structlog.contextvars.clear_contextvars()
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()

@@ -33,6 +33,7 @@ from graphql import (
 from graphql.validation.validate import ValidationAbortedError
 from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import validate_document
+from strawberry.types import ExecutionContext
 
 from tenants import pages
 
@@ -167,26 +168,14 @@ class Reader(SchemaExtension):
 
     def __init__(self, rules: tuple[type[ASTValidationRule], ...]) -> None:
         self._rules = rules
-        self._read: _Read | None = None
 
-    def on_parse(self) -> Iterator[None]:
+    def on_operation(self) -> Iterator[None]:
         context = self.execution_context
         context.parse_options["max_tokens"] = TOKENS
         with contextlib.suppress(GraphQLError):
-            self._read = _read(context.schema._schema, self._rules, cast("str", context.query))
-            context.graphql_document = self._read.document
-        yield
-
-    def on_validate(self) -> Iterator[None]:
-        context = self.execution_context
-        read = cast("_Read", self._read)
-        if read.errors:
-            context.pre_execution_errors = list(read.errors)
-        elif context._provided_operation_name is None and read.operations > 1:
-            message = "The document has several operations: say which one in operationName."
-            context.pre_execution_errors = [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
-        else:
-            context.pre_execution_errors = [_null_error()] if _holds_null(context.variables) else []
+            read = _read(context.schema._schema, self._rules, context.query or "")
+            context.graphql_document = read.document
+            context.pre_execution_errors = list(read.errors) or _errors(context, read.operations)
         yield
 
 
@@ -196,6 +185,13 @@ class _Read(NamedTuple):
     document: DocumentNode
     operations: int
     errors: Sequence[GraphQLError]
+
+
+def _errors(context: ExecutionContext, operations: int) -> list[GraphQLError]:
+    if context._provided_operation_name is None and operations > 1:
+        message = "The document has several operations: say which one in operationName."
+        return [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
+    return [_null_error()] if _holds_null(context.variables) else []
 
 
 @lru_cache(maxsize=CACHED)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from uuid import UUID
 from weakref import WeakValueDictionary
 
@@ -68,6 +68,19 @@ class TenantSession(Session):
     """A session that stands in the tenant of its principal from its first statement on."""
 
 
+class SingleStatement(Session):
+    """Stands for the session in a service of a single statement. All it can do is to `fetch`, in autocommit.
+
+    Args:
+        engine: over asyncpg.
+        info: as that of a session.
+    """
+
+    def __init__(self, engine: Engine, info: dict[str, Any]) -> None:  # Without all that a unit of work needs.
+        self.engine = engine
+        self.info = info
+
+
 @event.listens_for(TenantSession, "after_begin")
 def _enter(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     principal: Principal = session.info["principal"]
@@ -102,12 +115,11 @@ def fetch(
     Raises:
         DBAPIError: the database refused it, or was lost.
     """
-    engine: Engine | None = session.info.get("single_statement")
-    if engine is None:
+    if not isinstance(session, SingleStatement):
         return cast("Sequence[Mapping[str, Any]]", session.execute(statement, values).mappings().all())
     query, names, constants = _compiled(statement)
     given = {**constants, **values}
-    connection = engine.raw_connection()
+    connection = session.engine.raw_connection()
     driver: Any = connection.driver_connection
     try:
         rows: Sequence[Mapping[str, Any]] = await_(driver.fetch(query, *[given[name] for name in names]))
@@ -166,6 +178,23 @@ def sync_engine(address: str, *, pool_size: int = 2, application: str = "tenantr
     )
 
 
+class _Line(asyncio.Semaphore):
+    """So many at once; who would wait for longer than it may is refused."""
+
+    def __init__(self, places: int, *, wait_seconds: float) -> None:
+        super().__init__(places)
+        self._wait_seconds = wait_seconds
+
+    async def acquire(self) -> Literal[True]:
+        if not self.locked():  # The usual case is spared the timer.
+            return await super().acquire()
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                return await super().acquire()
+        except TimeoutError:
+            raise Unavailable("The database is busy: try again in a second.", retry_after_seconds=1) from None
+
+
 class AsyncDatabase:
     """The API's door: a bounded pool over asyncpg, one short session for each service call.
 
@@ -190,10 +219,10 @@ class AsyncDatabase:
             },
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
-        self._places = asyncio.Semaphore(address.pool_size)
+        self._line = partial(_Line, wait_seconds=address.pool_wait_seconds)
+        self._places = self._line(address.pool_size)
         self._share = max(1, address.pool_size // _SHARES)
-        self._shares: WeakValueDictionary[UUID, asyncio.Semaphore] = WeakValueDictionary()
-        self._wait_seconds = address.pool_wait_seconds
+        self._shares: WeakValueDictionary[UUID, _Line] = WeakValueDictionary()
 
     async def call(
         self,
@@ -213,7 +242,9 @@ class AsyncDatabase:
         Raises:
             Unavailable: the database can't be reached, no connection came free in time, or a statement took too long.
         """
-        async with self._place(principal):
+        # Who has used up its share of the pool queues by itself. Forgotten once nobody holds it or waits for it.
+        share = None if principal is None else self._shares.setdefault(principal.tenant, self._line(self._share))
+        async with share or nullcontext(), self._places:
             try:
                 return await greenlet_spawn(self._call, principal, service, args, values, read_only)
             except Exception as error:
@@ -232,7 +263,7 @@ class AsyncDatabase:
         engine = self.engine.sync_engine
         info: dict[str, Any] = {"principal": principal, "read_only": read_only}
         if hasattr(service, "single_statement"):
-            alone = TenantSession(info=info | {"single_statement": engine})
+            alone = SingleStatement(engine, info)
             return service(alone, *args, **values), notices(alone)
         with TenantSession(engine, info=info, expire_on_commit=False) as session:
             result = service(session, *args, **values)
@@ -242,21 +273,6 @@ class AsyncDatabase:
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
-
-    @asynccontextmanager
-    async def _place(self, principal: Principal | None) -> AsyncIterator[None]:
-        """A place in the pool, and before it one in the tenant's share: who has used up its share queues by itself."""
-        async with AsyncExitStack() as places:
-            try:
-                async with asyncio.timeout(self._wait_seconds):
-                    if principal is not None:
-                        # Forgotten once nobody holds it or waits for it.
-                        share = self._shares.setdefault(principal.tenant, asyncio.Semaphore(self._share))
-                        await places.enter_async_context(share)
-                    await places.enter_async_context(self._places)
-            except TimeoutError:
-                raise Unavailable("The database is busy: try again in a second.", retry_after_seconds=1) from None
-            yield
 
 
 @lru_cache(maxsize=64)

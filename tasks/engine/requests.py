@@ -119,7 +119,7 @@ def _unknown(session: Session, name: str) -> UnknownTask:
 
 def enabled_families(session: Session) -> frozenset[str]:
     """The families that the session's tenant has switched on, also where the session is not inside it yet."""
-    if session.info.get("single_statement"):
+    if isinstance(session, db.SingleStatement):
         rows = db.fetch(session, _ENABLED, {"tenant": context.principal(session).tenant})
         return frozenset(row["family"] for row in rows)
     return switches.enabled(session)
