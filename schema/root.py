@@ -23,9 +23,11 @@ from graphql import (
     print_schema,
 )
 from strawberry.schema.config import StrawberryConfig
+from strawberry.schema.name_converter import NameConverter
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types import ExecutionContext, ExecutionResult
 from strawberry.types.graphql import OperationType
+from strawberry.utils.str_converters import to_camel_case
 
 import schema.families
 from schema import (
@@ -74,6 +76,16 @@ class _NodeQuery:
         return None
 
 
+class _Names(NameConverter):
+    """Derives each name once; strawberry asks for those of a field's arguments in every call."""
+
+    def apply_naming_config(self, name: str) -> str:
+        return _camel_case(name)
+
+
+_camel_case = cache(to_camel_case)
+
+
 class Schema(strawberry.Schema):
     """The schema, which leaves it to the masking to log what is worth a line."""
 
@@ -103,7 +115,9 @@ def build(*, introspection: bool = True) -> Schema:
         subscription=updates.Subscription,
         types=problems.TYPES,
         extensions=[Masked, *guards.extensions(introspection=introspection)],
-        config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=not introspection),
+        config=StrawberryConfig(
+            scalar_map=SCALARS, name_converter=_Names(), disable_field_suggestions=not introspection
+        ),
     )
     _complete(built._schema)
     return built
