@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -32,7 +32,7 @@ _HEADERS = {
 
 def request_id(scope: Scope) -> str:
     """The id that names this request in logs and errors."""
-    found: str = scope.setdefault("request_id", uuid.uuid4().hex)
+    found: str = scope.setdefault("request_id", secrets.token_hex(16))
     return found
 
 
@@ -52,7 +52,7 @@ class Envelope:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        scope["request_id"] = _given_id(scope) or uuid.uuid4().hex
+        scope["request_id"] = _given_id(scope) or secrets.token_hex(16)
         # Each request is a task of its own, and so has a context of its own.
         structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
         if scope["type"] == "http":

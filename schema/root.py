@@ -91,8 +91,8 @@ class Schema(strawberry.Schema):
 
     async def execute(self, *args: Any, **options: Any) -> ExecutionResult:
         """Run a query or a mutation. A subscription is refused: it has no single answer."""
-        allowed = options.get("allowed_operation_types") or set(OperationType)
-        options["allowed_operation_types"] = set(allowed) - {OperationType.SUBSCRIPTION}
+        allowed = options.get("allowed_operation_types") or OperationType
+        options["allowed_operation_types"] = [kind for kind in allowed if kind is not OperationType.SUBSCRIPTION]
         return await super().execute(*args, **options)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
