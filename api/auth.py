@@ -104,8 +104,8 @@ class Authenticator:
 
     async def look_up(self, service: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service that finds what it needs before a tenant is known."""
-        async with self._database.open(None, service) as session:
-            return await session.run_sync(lambda sync: service(sync, *args, **kwargs))
+        result, _ = await self._database.call(None, service, args, kwargs)
+        return result
 
     async def watch(self, text: str) -> str:
         """Wait until the credential ends, however long that takes; the reason, `revoked` or `expired`.

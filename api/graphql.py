@@ -30,10 +30,20 @@ from tenants.errors import TenantryError, Unauthenticated, Unavailable
 from tenants.settings import Settings
 
 QUERY_BYTES = 64 * 1024
-_STANDARD = "application/graphql-response+json"
+_STANDARD_TYPE = "application/graphql-response+json"
 _BULK_FIELD = "triggerBackgroundTasks"
 _INIT_SECONDS = 5
 _OPERATIONS = 20
+
+
+def _beginning() -> Response:
+    answer = Response()
+    del answer.headers["content-length"]
+    return answer
+
+
+_USUAL, _STANDARD = _beginning(), _beginning()
+"""What stands of an answer before its body is known; the same for all requests, as nobody changes it."""
 
 
 class View(GraphQL[Context, None]):
@@ -134,10 +144,7 @@ class View(GraphQL[Context, None]):
         return orjson.dumps(data).decode()
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
-        response = await super().get_sub_response(request)
-        if _STANDARD in request.headers.get("accept", ""):
-            response.media_type = _STANDARD
-        return response
+        return _STANDARD if _STANDARD_TYPE in request.headers.get("accept", "") else _USUAL
 
     def create_response(
         self, response_data: GraphQLHTTPResponse | list[GraphQLHTTPResponse], sub_response: Response
@@ -150,7 +157,7 @@ class View(GraphQL[Context, None]):
             for error in errors
             if "retryAfterSeconds" in error.get("extensions", {})
         ]
-        standard = sub_response.media_type == _STANDARD
+        standard = sub_response is _STANDARD
         status, headers = 200, {}
         if answer.get("data") is None and errors:
             if "UNAUTHENTICATED" in codes:
@@ -165,7 +172,7 @@ class View(GraphQL[Context, None]):
             self.encode_json(answer),
             status_code=status,
             headers=headers,
-            media_type=_STANDARD if standard else "application/json",
+            media_type=_STANDARD_TYPE if standard else "application/json",
         )
 
     async def render_graphql_ide(self, request: Request) -> Response:

@@ -95,14 +95,17 @@ async def _bounded(check: Callable[[], Awaitable[_Finding]]) -> _Finding:
 
 @db.single_statement
 def _one(session: Session) -> None:
-    session.execute(select(1))
+    db.fetch(session, _ONE)
 
 
 @db.single_statement
 def _is_led(session: Session) -> bool:
-    return session.scalar(select(DispatcherLeader.shard).where(figures.leading()).limit(1)) is not None
+    return bool(db.fetch(session, select(DispatcherLeader.shard).where(figures.leading()).limit(1)))
 
 
 @db.single_statement
 def _has_workers(session: Session) -> bool:
-    return session.scalar(select(Worker.name).where(figures.alive()).limit(1)) is not None
+    return bool(db.fetch(session, select(Worker.name).where(figures.alive()).limit(1)))
+
+
+_ONE = select(1)

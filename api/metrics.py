@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +19,8 @@ SECONDS = Histogram(
 SOCKETS = Gauge("tenantry_graphql_sockets", "Open WebSockets.")
 LOGINS = Counter("tenantry_logins_total", "Attempts to log in.", ["outcome"])
 
+_requests = cache(REQUESTS.labels)
+_seconds = cache(SECONDS.labels)
 _METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"}
 
 
@@ -24,8 +28,8 @@ def observe(scope: Scope, status: int, seconds: float) -> None:
     """Count one answered request, under its route and never under its path."""
     route = getattr(scope.get("route"), "path", "none")
     method = scope["method"] if scope["method"] in _METHODS else "other"
-    REQUESTS.labels(method, route, str(status)).inc()
-    SECONDS.labels(route).observe(seconds)
+    _requests(method, route, str(status)).inc()
+    _seconds(route).observe(seconds)
 
 
 async def show(_: Request) -> Response:

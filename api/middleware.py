@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -32,7 +32,7 @@ _HEADERS = {
 
 def request_id(scope: Scope) -> str:
     """The id that names this request in logs and errors."""
-    found: str = scope.setdefault("request_id", uuid.uuid4().hex)
+    found: str = scope.setdefault("request_id", secrets.token_hex(16))
     return found
 
 
@@ -52,16 +52,13 @@ class Envelope:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        scope["request_id"] = _given_id(scope) or uuid.uuid4().hex
-        structlog.contextvars.clear_contextvars()
+        scope["request_id"] = _given_id(scope) or secrets.token_hex(16)
+        # Each request is a task of its own, and so has a context of its own.
         structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
-        try:
-            if scope["type"] == "http":
-                await self._serve(scope, receive, send)
-            else:
-                await self._app(scope, receive, send)
-        finally:
-            structlog.contextvars.clear_contextvars()
+        if scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()

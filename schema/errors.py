@@ -92,6 +92,10 @@ class Masked(MaskErrors):
     def __init__(self) -> None:
         super().__init__()
 
+    def _process_result(self, result: object) -> None:
+        if getattr(result, "errors", None):  # Hardly ever; and to ask as the library does takes longer than the rest.
+            super()._process_result(result)
+
     def anonymise_error(self, error: GraphQLError) -> GraphQLError:
         """The error as the client may see it; also for each result of a stream."""
         original = error.original_error

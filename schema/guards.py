@@ -1,13 +1,15 @@
-"""Limits on what a query may ask, as validation rules made once, and the caches that depend on that."""
+"""Limits on what a query may ask, as validation rules made once, and the cache that depends on that."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 from graphql import (
+    ASTValidationRule,
     DirectiveNode,
     DocumentNode,
     FieldNode,
@@ -25,9 +27,13 @@ from graphql import (
     StringValueNode,
     ValidationRule,
     get_named_type,
+    parse,
+    specified_rules,
 )
 from graphql.validation.validate import ValidationAbortedError
-from strawberry.extensions import AddValidationRules, MaxTokensLimiter, ParserCache, SchemaExtension, ValidationCache
+from strawberry.extensions import SchemaExtension
+from strawberry.schema.schema import validate_document
+from strawberry.types import ExecutionContext
 
 from tenants import pages
 
@@ -153,58 +159,60 @@ class NoNull(ValidationRule):
             self.report_error(_null_error())
 
 
-class Checked(SchemaExtension):
-    """What validation leaves to be checked of a request; comes after it.
+class Reader(SchemaExtension):
+    """Parses and validates each text once, and checks what validation leaves to be checked of a request.
 
-    Validation errors get their code. A document of several operations must say which one to run: strawberry would run
-    the first. Variables must not hold U+0000.
+    A document of several operations must say which one to run: strawberry would run the first. Variables must not hold
+    U+0000. A text that can't be parsed is left to the schema, which knows how to say so on a stream.
     """
 
-    def on_validate(self) -> Iterator[None]:
+    def __init__(self, rules: tuple[type[ASTValidationRule], ...]) -> None:
+        self._rules = rules
+
+    def on_operation(self) -> Iterator[None]:
         context = self.execution_context
-        for error in context.pre_execution_errors or ():
-            if not error.extensions or "code" not in error.extensions:
-                error.extensions = {**(error.extensions or {}), "code": "GRAPHQL_VALIDATION_FAILED"}
-        if not context.pre_execution_errors:
-            if context._provided_operation_name is None and _operations(context.graphql_document) > 1:
-                message = "The document has several operations: say which one in operationName."
-                context.pre_execution_errors = [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
-            elif _holds_null(context.variables):
-                context.pre_execution_errors = [_null_error()]
-        yield
-
-
-class CachedParser(ParserCache):
-    """Parses each text once. One that can't be parsed is left to the schema, which knows how to say so on a stream."""
-
-    def on_parse(self) -> Iterator[None]:
-        context = self.execution_context
+        context.parse_options["max_tokens"] = TOKENS
         with contextlib.suppress(GraphQLError):
-            context.graphql_document = self.cached_parse_document(context.query, **context.parse_options)
+            read = _read(context.schema._schema, self._rules, context.query or "")
+            context.graphql_document = read.document
+            context.pre_execution_errors = list(read.errors) or _errors(context, read.operations)
         yield
 
 
-def extensions(*, introspection: bool) -> list[Any]:
+class _Read(NamedTuple):
+    """A document, how many operations it has, and what is wrong with it."""
+
+    document: DocumentNode
+    operations: int
+    errors: Sequence[GraphQLError]
+
+
+def _errors(context: ExecutionContext, operations: int) -> list[GraphQLError]:
+    if context._provided_operation_name is None and operations > 1:
+        message = "The document has several operations: say which one in operationName."
+        return [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
+    return [_null_error()] if _holds_null(context.variables) else []
+
+
+@lru_cache(maxsize=CACHED)
+def _read(schema: GraphQLSchema, rules: tuple[type[ASTValidationRule], ...], text: str) -> _Read:
+    document = parse(text, max_tokens=TOKENS)
+    operations = sum(isinstance(definition, OperationDefinitionNode) for definition in document.definitions)
+    errors = validate_document(schema, document, rules)
+    for error in errors:
+        error.extensions = {"code": "GRAPHQL_VALIDATION_FAILED", **(error.extensions or {})}
+    return _Read(document, operations, errors)
+
+
+def extensions(*, introspection: bool) -> list[Callable[[], SchemaExtension]]:
     """Factories of the extensions that limit and cache.
 
     Args:
         introspection: whether clients may read the schema from the service.
     """
-    rules: list[Any] = [Shape, Directives, NoNull]
-    if not introspection:
-        rules.append(NoSchemaIntrospectionCustomRule)
-    return [
-        lambda: AddValidationRules(rules),
-        lambda: MaxTokensLimiter(max_token_count=TOKENS),
-        lambda: CachedParser(maxsize=CACHED),
-        lambda: ValidationCache(maxsize=CACHED),
-        Checked,
-    ]
-
-
-def _operations(document: DocumentNode | None) -> int:
-    definitions = () if document is None else document.definitions
-    return sum(isinstance(definition, OperationDefinitionNode) for definition in definitions)
+    hidden = () if introspection else (NoSchemaIntrospectionCustomRule,)
+    rules = (*specified_rules, Shape, Directives, NoNull, *hidden)
+    return [lambda: Reader(rules)]
 
 
 def _null_error() -> GraphQLError:

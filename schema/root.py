@@ -23,9 +23,11 @@ from graphql import (
     print_schema,
 )
 from strawberry.schema.config import StrawberryConfig
+from strawberry.schema.name_converter import NameConverter
 from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types import ExecutionContext, ExecutionResult
 from strawberry.types.graphql import OperationType
+from strawberry.utils.str_converters import to_camel_case
 
 import schema.families
 from schema import (
@@ -91,13 +93,23 @@ class _NodeQuery:
         return None
 
 
+class _Names(NameConverter):
+    """Derives each name once; strawberry asks for those of a field's arguments in every call."""
+
+    def apply_naming_config(self, name: str) -> str:
+        return _camel_case(name)
+
+
+_camel_case = cache(to_camel_case)
+
+
 class Schema(strawberry.Schema):
     """The schema, which leaves it to the masking to log what is worth a line."""
 
     async def execute(self, *args: Any, **options: Any) -> ExecutionResult:
         """Run a query or a mutation. A subscription is refused: it has no single answer."""
-        allowed = options.get("allowed_operation_types") or set(OperationType)
-        options["allowed_operation_types"] = set(allowed) - {OperationType.SUBSCRIPTION}
+        allowed = options.get("allowed_operation_types") or OperationType
+        options["allowed_operation_types"] = [kind for kind in allowed if kind is not OperationType.SUBSCRIPTION]
         return await super().execute(*args, **options)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
@@ -120,7 +132,9 @@ def build(*, introspection: bool = True) -> Schema:
         subscription=updates.Subscription,
         types=problems.TYPES,
         extensions=[Masked, *guards.extensions(introspection=introspection)],
-        config=StrawberryConfig(scalar_map=SCALARS, disable_field_suggestions=not introspection),
+        config=StrawberryConfig(
+            scalar_map=SCALARS, name_converter=_Names(), disable_field_suggestions=not introspection
+        ),
     )
     _complete(built._schema)
     return built

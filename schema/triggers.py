@@ -15,7 +15,7 @@ from schema.errors import AS_PROBLEM
 from schema.problems import Problem
 from schema.runs import Run
 from schema.scalars import JSON
-from tasks.engine import runs
+from tasks.engine import models, runs
 from tasks.engine.runs import TriggerRequest
 from tenants import ids
 from tenants.errors import InvalidInput, Issue
@@ -26,9 +26,13 @@ class TriggerBackgroundTaskPayload:
     success: bool = strawberry.field(description="Accepted.")
     message: str = strawberry.field(description="For people.")
     task_id: strawberry.ID | None = None
-    run: Run | None = None
+    row: strawberry.Private[models.Run | None] = None
     replayed: bool = strawberry.field(default=False, description="An idempotency key returned an earlier run.")
     problem: Problem | None = None
+
+    @strawberry.field
+    def run(self) -> Run | None:
+        return None if self.row is None else shown.show(self.row)
 
 
 @strawberry.input
@@ -143,12 +147,12 @@ class Mutation:
 async def accept(info: Info, request: TriggerRequest) -> TriggerBackgroundTaskPayload:
     """Trigger a run, and say what became of it; for families' typed triggers too."""
     accepted = await info.context.data.write(runs.trigger, request)
-    run = shown.show(accepted.run)
+    run_id = ids.show("run", accepted.run.id)
     return TriggerBackgroundTaskPayload(
         success=True,
-        task_id=run.id,
-        message=f"Accepted before as {run.id}." if accepted.replayed else f"Accepted as {run.id}.",
-        run=run,
+        task_id=strawberry.ID(run_id),
+        message=f"Accepted before as {run_id}." if accepted.replayed else f"Accepted as {run_id}.",
+        row=accepted.run,
         replayed=accepted.replayed,
     )
 

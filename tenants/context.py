@@ -96,14 +96,15 @@ class Scope:
 
     async def read(self, service: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service in a read-only transaction of its own and return what it returns."""
-        async with self._places, self._database.open(self.principal, service, read_only=True) as session:
-            return await session.run_sync(lambda sync: service(sync, *args, **kwargs))
+        async with self._places:
+            result, _ = await self._database.call(self.principal, service, args, kwargs, read_only=True)
+        return result
 
     async def write(self, service: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service in a transaction of its own, commit, send the notices it left, return what it returns."""
-        async with self._places, self._database.open(self.principal, service) as session:
-            result = await session.run_sync(lambda sync: service(sync, *args, **kwargs))
-        if notices := db.notices(session.sync_session):
+        async with self._places:
+            result, notices = await self._database.call(self.principal, service, args, kwargs)
+        if notices:
             await self._after_commit(notices)
         return result
 

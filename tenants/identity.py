@@ -142,8 +142,8 @@ def verify_password(password_hash: str | None, password: str) -> bool:
 @db.single_statement
 def find_login(session: Session, slug: str, email: str) -> Login | None:
     """Who may log in to a tenant under an address, before the tenant is known."""
-    row = session.execute(_FIND_LOGIN, {"slug": slug, "email": email}).one_or_none()
-    return None if row is None else Login(row.tenant_id, row.user_id, row.password_hash)
+    rows = db.fetch(session, _FIND_LOGIN, {"slug": slug, "email": email})
+    return Login(rows[0]["tenant_id"], rows[0]["user_id"], rows[0]["password_hash"]) if rows else None
 
 
 @db.single_statement
@@ -153,17 +153,18 @@ def find_session(session: Session, tenant_id: UUID, session_id: UUID) -> Found:
     Raises:
         Unauthenticated: it is gone, or its person is no longer a member.
     """
-    row = session.execute(_FIND_SESSION, {"tenant": tenant_id, "session": session_id}).one_or_none()
-    if row is None:
+    rows = db.fetch(session, _FIND_SESSION, {"tenant": tenant_id, "session": session_id})
+    if not rows:
         raise Unauthenticated(reason="revoked")
+    row = rows[0]
     return Found(
-        user=row.user_id,
-        email=row.email,
-        role=Role(row.role),
-        tenant_slug=row.tenant_slug,
-        expires_at=row.expires_at,
-        revoked_at=row.revoked_at,
-        suspended=row.suspended,
+        user=row["user_id"],
+        email=row["email"],
+        role=Role(row["role"]),
+        tenant_slug=row["tenant_slug"],
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
+        suspended=row["suspended"],
     )
 
 

@@ -167,19 +167,20 @@ def find(session: Session, pepper: SecretStr, secret: str) -> Found:
     Raises:
         Unauthenticated: there is none.
     """
-    row = session.execute(_FIND, {"hash": signing.digest(pepper, secret)}).one_or_none()
-    if row is None:
+    rows = db.fetch(session, _FIND, {"hash": signing.digest(pepper, secret)})
+    if not rows:
         raise Unauthenticated(reason="invalid")
+    row = rows[0]
     return Found(
-        tenant=row.tenant_id,
-        key=row.key_id,
-        tenant_slug=row.tenant_slug,
-        scopes=frozenset(row.scopes),
-        task_names=None if row.task_names is None else frozenset(row.task_names),
-        expires_at=row.expires_at,
-        revoked_at=row.revoked_at,
-        last_used_at=row.last_used_at,
-        suspended=row.suspended,
+        tenant=row["tenant_id"],
+        key=row["key_id"],
+        tenant_slug=row["tenant_slug"],
+        scopes=frozenset(row["scopes"]),
+        task_names=None if row["task_names"] is None else frozenset(row["task_names"]),
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
+        last_used_at=row["last_used_at"],
+        suspended=row["suspended"],
     )
 
 

@@ -158,6 +158,7 @@ def send(client: redis.Redis, notices: Iterable[Notice], stream_length: int) -> 
 class Bells:
     """Rings for the API, behind its back: what concurrent requests leave goes out together, no reply waits for it."""
 
+    _GATHER_SECONDS = 0.005
     _PAUSE_SECONDS = 1.0
     _KEPT = 10_000
 
@@ -193,8 +194,8 @@ class Bells:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if not await self._send():
-                await asyncio.sleep(self._PAUSE_SECONDS)
+            # One bell goes out at once; those that follow within a moment go out together.
+            await asyncio.sleep(self._GATHER_SECONDS if await self._send() else self._PAUSE_SECONDS)
 
     async def _send(self) -> bool:
         """Send all that is left in one pipeline; what Redis does not take within its time is lost."""

@@ -16,13 +16,14 @@ from sqlalchemy.orm import Session
 
 from tasks import registry
 from tasks.engine import documents, switches
-from tenants import context, ids
+from tenants import context, db, ids
 from tenants.context import ActorKind
 from tenants.errors import AmbiguousTask, Forbidden, InvalidInput, Issue, UnknownTask
 
 _LONGEST_DELAY = timedelta(seconds=registry.LONGEST_WAIT_SECONDS)
 _LARGEST_ARGS = 128 * 1024
 _LONGEST_KEY = 255
+_ENABLED = text("SELECT * FROM enabled_families(:tenant) AS family")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,9 @@ def _unknown(session: Session, name: str) -> UnknownTask:
 
 def enabled_families(session: Session) -> frozenset[str]:
     """The families that the session's tenant has switched on, also where the session is not inside it yet."""
-    if session.info.get("single_statement"):
-        names = session.scalars(
-            text("SELECT * FROM enabled_families(:tenant)"), {"tenant": context.principal(session).tenant}
-        )
-        return frozenset(names)
+    if isinstance(session, db.SingleStatement):
+        rows = db.fetch(session, _ENABLED, {"tenant": context.principal(session).tenant})
+        return frozenset(row["family"] for row in rows)
     return switches.enabled(session)
 
 

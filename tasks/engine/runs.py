@@ -9,7 +9,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import orjson
-from sqlalchemy import RowMapping, Select, func, select, text, update
+from sqlalchemy import Select, func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -284,7 +284,8 @@ def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
     # Keys are taken in one order, whatever the list's: two lists would else wait for each other.
     places = sorted(range(len(rows)), key=lambda place: rows[place]["idempotency_key"] or "")
     try:
-        found = session.execute(
+        found = db.fetch(
+            session,
             _TRIGGER,
             {
                 "tenant": caller.tenant,
@@ -294,14 +295,13 @@ def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
                 "kept": timedelta(hours=engine.idempotency_hours),
                 "step": timedelta(seconds=engine.priority_step_seconds),
             },
-        ).mappings()
-        taken = dict(zip(places, found, strict=True))
-        accepted = [
-            Accepted(_as_it_is(taken[place]), str(taken[place]["id"]) != given["id"])
-            for place, given in enumerate(rows)
-        ]
+        )
     except DBAPIError as error:
         raise _own(error, rows) from error
+    taken = dict(zip(places, found, strict=True))
+    accepted = [
+        Accepted(_as_it_is(taken[place]), str(taken[place]["id"]) != given["id"]) for place, given in enumerate(rows)
+    ]
     for one in accepted:
         if not one.replayed:
             run = one.run
@@ -320,7 +320,7 @@ def _ring(session: Session, queued: list[Run]) -> None:
             db.notify(session, Bell(place))
 
 
-def _as_it_is(row: RowMapping) -> Run:
+def _as_it_is(row: Mapping[str, Any]) -> Run:
     """A run that no session knows. Setting its columns one by one through the mapper costs more than reading them."""
     run = Run()
     vars(run).update(row)

@@ -7,8 +7,11 @@ import gc
 import random
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from typing import Any
 from uuid import UUID
 
+import psycopg2
 import pytest
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
@@ -77,7 +80,16 @@ def _wait_for_lock(session: Session) -> None:
 
 @db.single_statement
 def _sleep(session: Session) -> None:
-    session.execute(select(func.pg_sleep(60)))
+    db.fetch(session, select(func.pg_sleep(60)))
+
+
+def _backend(session: Session) -> int:
+    return int(session.scalars(select(func.pg_backend_pid())).one())
+
+
+@db.single_statement
+def _backend_alone(session: Session) -> int:
+    return int(db.fetch(session, text("SELECT pg_backend_pid() AS pid"))[0]["pid"])
 
 
 async def _nothing(notices: list[object]) -> None:
@@ -198,6 +210,55 @@ async def test_a_statement_that_takes_too_long_is_ended(installation: Installati
             await attempt
     assert await scope.read(_seen) == {scope.principal.tenant}
     await pool.close()
+
+
+async def test_after_a_cancelled_statement_the_next_one_gets_its_own_answer(
+    pool: db.AsyncDatabase, pair: list[Principal]
+) -> None:
+    scope = Scope(pair[0], pool, _nothing)
+    for _ in range(5):
+        before = await scope.read(_backend_alone)
+        sleeping = asyncio.ensure_future(scope.read(_sleep))
+        _, waiting = await asyncio.wait([sleeping], timeout=0.01)
+        assert waiting == {sleeping}
+        sleeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sleeping
+        assert await scope.read(_backend_alone) != before
+
+
+@pytest.mark.parametrize("ask", [_backend, _backend_alone])
+async def test_a_connection_that_the_server_has_closed_is_replaced(
+    installation: Installation, pool: db.AsyncDatabase, pair: list[Principal], ask: Callable[[Session], int]
+) -> None:
+    scope = Scope(pair[0], pool, _nothing)
+    before = await scope.read(ask)
+    closed = asyncio.Event()
+    async with pool.engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+    driver.add_termination_listener(lambda _: closed.set())
+    await asyncio.to_thread(_end, installation, before)
+    async with asyncio.timeout(10):
+        await closed.wait()
+    assert await scope.read(ask) != before
+
+
+async def test_a_single_statement_whose_connection_is_lost_is_told_to_come_again(
+    installation: Installation, pool: db.AsyncDatabase, pair: list[Principal]
+) -> None:
+    scope = Scope(pair[0], pool, _nothing)
+    before = await scope.read(_backend_alone)
+    sleeping = asyncio.ensure_future(scope.read(_sleep))
+    await asyncio.wait([sleeping], timeout=0.01)
+    await asyncio.to_thread(_end, installation, before)
+    with pytest.raises(Unavailable):
+        await sleeping
+    assert await scope.read(_backend_alone) != before
+
+
+def _end(installation: Installation, backend: int) -> None:
+    with closing(psycopg2.connect(installation.addresses.app)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s)", (backend,))
 
 
 async def test_an_error_tells_nothing_of_a_tenants_values(

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import strawberry.extensions.parser_cache as parser_cache
-import strawberry.extensions.validation_cache as validation_cache
 import strawberry.schema.schema as execution
 
 from schema import guards, root
@@ -18,7 +16,7 @@ SCHEMA = root.build()
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How often the parser and the validator have worked, from empty caches on."""
+    """How often the parser and the validator have worked, from an empty cache on."""
     calls = {"parse": 0, "validate": 0}
 
     def counting(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,14 +26,18 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return count
 
-    for module, name in ((parser_cache, "parse"), (execution, "parse"), (execution, "validate_document")):
+    for module, name in (
+        (guards, "parse"),
+        (execution, "parse"),
+        (guards, "validate_document"),
+        (execution, "validate_document"),
+    ):
         monkeypatch.setattr(module, name, counting(name.partition("_")[0], getattr(module, name)))
-    for cached in (parser_cache._get_parse_cache, validation_cache._get_validate_cache):
-        cached.cache_clear()
+    guards._read.cache_clear()
     return calls
 
 
-async def test_the_caches_hit(counted: dict[str, int], new_context: Callable[..., Context]) -> None:
+async def test_the_cache_hits(counted: dict[str, int], new_context: Callable[..., Context]) -> None:
     query = "query($id: ID!) { node(id: $id) { id } }"
     for number in range(20):
         result = await SCHEMA.execute(query, variable_values={"id": f"nothing_{number}"}, context_value=new_context())
@@ -52,10 +54,7 @@ async def test_what_is_invalid_is_not_validated_again(
     assert counted == {"parse": 1, "validate": 1}
 
 
-async def test_the_caches_are_bounded(counted: dict[str, int], new_context: Callable[..., Context]) -> None:
+async def test_the_cache_is_bounded(counted: dict[str, int], new_context: Callable[..., Context]) -> None:
     for number in range(guards.CACHED + 10):
         await SCHEMA.execute(f"{{ a{number}: __typename }}", context_value=new_context())
-    parsed = parser_cache._get_parse_cache(guards.CACHED)
-    validated = validation_cache._get_validate_cache(guards.CACHED)
-    for cached in (parsed, validated):
-        assert cached.cache_info().currsize == guards.CACHED  # type: ignore[attr-defined]
+    assert guards._read.cache_info().currsize == guards.CACHED

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import closing
 from uuid import UUID
 
 import pytest
 import pytest_asyncio
 import redis
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from tasks.engine import positions, runs, streams
 from tasks.engine.positions import Page, Position
@@ -23,6 +25,7 @@ from tenants.errors import InvalidInput, NotFound
 from tests.support.installations import Installation
 
 pytestmark = pytest.mark.e2e
+_LOCK = 8
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,7 +47,8 @@ async def database(installation: Installation) -> AsyncIterator[AsyncDatabase]:
 @pytest_asyncio.fixture
 async def patient_database(installation: Installation) -> AsyncIterator[AsyncDatabase]:
     """One whose callers wait for long, each for its tenant's share."""
-    opened = AsyncDatabase(installation.settings.database.model_copy(update={"pool_wait_seconds": 60.0}))
+    patience = {"pool_wait_seconds": 60.0, "statement_seconds": 60.0}
+    opened = AsyncDatabase(installation.settings.database.model_copy(update=patience))
     yield opened
     await opened.close()
 
@@ -67,6 +71,10 @@ async def deaf_hub(installation: Installation) -> AsyncIterator[Hub]:
     made.start()
     yield made
     await made.close()
+
+
+def _wait_for_lock(session: Session) -> None:
+    session.execute(select(func.pg_advisory_xact_lock(_LOCK)))
 
 
 def scope_of(database: AsyncDatabase, principal: Principal) -> Scope:
@@ -268,13 +276,16 @@ async def test_a_tenant_whose_sessions_are_all_taken_delays_no_others_updates(
         await begun(installation, who, deaf_hub.follow(scope_of(patient_database, who), RunFilter()))
         for who in (other_tenant, tenant)
     ]
-    async with AsyncExitStack() as taken:
-        for _ in range(installation.settings.database.pool_size // 4):
-            await taken.enter_async_context(patient_database.open(other_tenant, runs.get))
+    with installation.locked(_LOCK):
+        taken = [
+            asyncio.ensure_future(scope_of(patient_database, other_tenant).read(_wait_for_lock))
+            for _ in range(installation.settings.database.pool_size // 4)
+        ]
         async with asyncio.timeout(20):
             for _ in range(2):  # The second comes after a poll that had the other tenant to ask.
                 [made] = await asyncio.to_thread(many_events, installation, tenant, 1)
                 assert (await anext(following[1])).run_id == made
+    await asyncio.gather(*taken)
 
 
 CORRUPT = [
