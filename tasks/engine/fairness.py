@@ -14,7 +14,6 @@ from bisect import insort
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
@@ -56,6 +55,8 @@ class Gate(Protocol):
 class Heap(Generic[T]):
     """A priority queue whose items can move: the least key first, among equals the one put first."""
 
+    __slots__ = ("_current", "_heap", "_serial")
+
     def __init__(self) -> None:
         self._heap: list[tuple[Any, int, T]] = []
         self._current: dict[T, tuple[Any, int, T]] = {}
@@ -70,12 +71,20 @@ class Heap(Generic[T]):
     def put(self, item: T, key: Any) -> None:
         """Add an item, or move it."""
         self._serial += 1
-        entry = (key, self._serial, item)
+        heap, entry = self._heap, (key, self._serial, item)
+        if heap and heap[0] is self._current.get(item):
+            heapq.heapreplace(heap, entry)
+        else:
+            heapq.heappush(heap, entry)
         self._current[item] = entry
-        heapq.heappush(self._heap, entry)
-        if len(self._heap) > 2 * len(self._current) + _SPARE:
+        if len(heap) > 2 * len(self._current) + _SPARE:
             self._heap = list(self._current.values())
             heapq.heapify(self._heap)
+
+    def move(self, item: T, key: Any) -> None:
+        """Move an item, if it is in."""
+        if item in self._current:
+            self.put(item, key)
 
     def drop(self, item: T) -> None:
         """Take an item out, if it is in."""
@@ -98,35 +107,51 @@ class Heap(Generic[T]):
             yield entry[2]
 
 
-@dataclass(slots=True)
-class _Key:
-    """A concurrency key of a tenant: its finish tag, and the runs that wait in its lines, by rank."""
-
-    tag: float
-    lines: dict[Line, list[Candidate]] = field(default_factory=dict)
+# What follows refers to each other directly and is compared by identity: hashing a tenant's id takes longer than all
+# else that a pick does with it.
 
 
-@dataclass(slots=True)
-class _Task:
-    """A task of a tenant in a queue."""
-
-    waiting: set[str | None] = field(default_factory=set)
-    """The keys of which something waits."""
-    open: Heap[str | None] = field(default_factory=Heap)
-    """Those of them that no limit is known to hold back, by tag and rank."""
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Tenant:
     """A tenant: its finish tag, its own virtual time, and what of it waits."""
 
+    id: UUID
     tag: float
     time: float = 0.0
     keys: dict[str | None, _Key] = field(default_factory=dict)
-    resting: Heap[str | None] = field(default_factory=Heap)
+    resting: Heap[_Key] = field(default_factory=Heap)
     """Keys of which nothing waits, until the virtual time has passed their tags."""
     queues: dict[str, dict[str, _Task]] = field(default_factory=dict)
     """What waits: queue → task."""
+
+
+@dataclass(slots=True, eq=False)
+class _Key:
+    """A concurrency key of a tenant: its finish tag, and its lines in which something waits."""
+
+    name: str | None
+    tag: float
+    fronts: list[_Front] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """A task of a tenant in a queue, and its lines in which something waits."""
+
+    fronts: dict[str | None, _Front] = field(default_factory=dict)
+    open: Heap[_Front] = field(default_factory=Heap)
+    """Those of them that no limit is known to hold back, by tag and rank."""
+
+
+@dataclass(slots=True, eq=False)
+class _Front:
+    """What is known of a line: its first runs, by rank, at least one."""
+
+    line: Line
+    tenant: _Tenant
+    key: _Key
+    task: _Task
+    waiting: list[Candidate] = field(default_factory=list)
 
 
 class FairOrder:
@@ -142,8 +167,9 @@ class FairOrder:
         self._weights = weights
         self._time = 0.0
         self._tenants: dict[UUID, _Tenant] = {}
-        self._resting: Heap[UUID] = Heap()
-        self._open: dict[str, Heap[UUID]] = {}
+        self._resting: Heap[_Tenant] = Heap()
+        self._open: dict[str, Heap[_Tenant]] = {}
+        self._fronts: dict[Line, _Front] = {}
         self._runs: set[UUID] = set()
 
     def offer(self, candidates: Iterable[Candidate]) -> None:
@@ -152,35 +178,24 @@ class FairOrder:
             if candidate.run in self._runs:
                 continue
             self._runs.add(candidate.run)
-            line = candidate.line
-            state = self._tenant(line.tenant)
-            key = _key(state, line.key)
-            waiting = key.lines.setdefault(line, [])
-            insort(waiting, candidate)
-            task = state.queues.setdefault(line.queue, {}).setdefault(line.task, _Task())
-            task.waiting.add(line.key)
-            if waiting[0] is candidate:
-                task.open.put(line.key, (key.tag, candidate.rank))
-            self._open.setdefault(line.queue, Heap()).put(line.tenant, state.tag)
-            state.resting.drop(line.key)
-            self._resting.drop(line.tenant)
+            front = self._fronts.get(candidate.line) or self._begin(candidate.line)
+            insort(front.waiting, candidate)
+            if front.waiting[0] is candidate:
+                self._open_up(front)
 
     def known(self, line: Line) -> int:
         """How many waiting runs of the line are known."""
-        state = self._tenants.get(line.tenant)
-        key = state.keys.get(line.key) if state else None
-        return len(key.lines.get(line, ())) if key else 0
+        front = self._fronts.get(line)
+        return len(front.waiting) if front else 0
 
     def forget(self, line: Line) -> None:
         """Drop what is known of a line, to be offered anew."""
-        if not self.known(line):
+        front = self._fronts.get(line)
+        if front is None:
             return
-        state = self._tenants[line.tenant]
-        key = state.keys[line.key]
-        self._runs.difference_update(candidate.run for candidate in key.lines[line])
-        key.lines[line].clear()
-        self._left(state, key, line)
-        self._move(line.tenant, line.key)
+        self._runs.difference_update(candidate.run for candidate in front.waiting)
+        self._end(front)
+        self._move(front.tenant, front.key)
 
     def pick(
         self, rooms: MutableMapping[str, int], most: int, cost: Callable[[Line], float], gate: Gate
@@ -194,20 +209,13 @@ class FairOrder:
             gate: what limits let through. Who is held back is asked again after `wake`.
         """
         picked: list[Candidate] = []
-        while len(picked) < most:
-            turns = [
-                (*entry, queue)
-                for queue, heap in self._open.items()
-                if rooms.get(queue, 0) > 0 and (entry := heap.first()) is not None
-            ]
-            if not turns:
-                break
-            _, _, tenant, queue = min(turns)
-            line = self._next(tenant, queue, gate)
-            if line is None:
+        while len(picked) < most and (turn := self._turn(rooms)) is not None:
+            tenant, queue = turn
+            front = _next(tenant, queue, gate)
+            if front is None:
                 self._open[queue].drop(tenant)
                 continue
-            candidate = self._take(line, cost(line))
+            candidate = self._take(front, cost(front.line))
             gate.take(candidate)
             rooms[queue] -= 1
             picked.append(candidate)
@@ -223,11 +231,10 @@ class FairOrder:
             self._tenants.clear()
             self._resting = Heap()
             return
-        state = self._tenant(tenant)
-        mine = _key(state, key)
+        state, mine = self._state(tenant, key)
         state.tag += seconds / self._weights.get(tenant, 1.0)
         mine.tag += seconds
-        self._move(tenant, key)
+        self._move(state, mine)
 
     def wake(self, tenant: UUID, key: str | None) -> None:
         """A limit of the tenant may have opened, or one of this key of its."""
@@ -235,89 +242,115 @@ class FairOrder:
         if state is None:
             return
         for queue, tasks in state.queues.items():
-            self._open[queue].put(tenant, state.tag)
-            for name, task in tasks.items():
-                if key in task.waiting:
-                    mine = state.keys[key]
-                    task.open.put(key, (mine.tag, mine.lines[Line(tenant, queue, name, key)][0].rank))
+            self._open[queue].put(state, state.tag)
+            for task in tasks.values():
+                if (front := task.fronts.get(key)) is not None:
+                    task.open.put(front, (front.key.tag, front.waiting[0].rank))
 
     def wake_all(self, tenant: UUID) -> None:
         """All limits of the tenant may have opened."""
         state = self._tenants.get(tenant)
         if state is not None:
-            for key in {key for tasks in state.queues.values() for task in tasks.values() for key in task.waiting}:
-                self.wake(tenant, key)
+            for key in state.keys.values():
+                for front in key.fronts:
+                    self._open_up(front)
 
-    def _tenant(self, tenant: UUID) -> _Tenant:
-        return self._tenants.setdefault(tenant, _Tenant(self._time))
+    def _state(self, tenant: UUID, key: str | None) -> tuple[_Tenant, _Key]:
+        """The tenant and its key, which join at their virtual times if they are new."""
+        state = self._tenants.get(tenant)
+        if state is None:
+            state = self._tenants[tenant] = _Tenant(tenant, self._time)
+        mine = state.keys.get(key)
+        if mine is None:
+            mine = state.keys[key] = _Key(key, state.time)
+        return state, mine
 
-    def _next(self, tenant: UUID, queue: str, gate: Gate) -> Line | None:
-        """The line of the tenant whose turn it is in the queue; None where limits hold all of them back."""
-        turns = [
-            (first, Line(tenant, queue, name, key))
-            for name, task in self._tenants[tenant].queues[queue].items()
-            if gate.task(tenant, queue, name)
-            for first, key in _first_open(task, Line(tenant, queue, name, None), gate)
-        ]
-        return min(turns, key=itemgetter(0))[1] if turns else None
+    def _begin(self, line: Line) -> _Front:
+        """A line of which nothing has been known."""
+        tenant, key = self._state(line.tenant, line.key)
+        task = tenant.queues.setdefault(line.queue, {}).setdefault(line.task, _Task())
+        front = self._fronts[line] = _Front(line, tenant, key, task)
+        key.fronts.append(front)
+        task.fronts[line.key] = front
+        tenant.resting.drop(key)
+        self._resting.drop(tenant)
+        return front
 
-    def _take(self, line: Line, cost: float) -> Candidate:
-        state = self._tenants[line.tenant]
-        key = state.keys[line.key]
-        candidate = key.lines[line].pop(0)
+    def _end(self, front: _Front) -> None:
+        """Nothing more is known of the line: what holds nothing else goes."""
+        line, tenant, task = front.line, front.tenant, front.task
+        del self._fronts[line]
+        front.key.fronts.remove(front)
+        del task.fronts[line.key]
+        task.open.drop(front)
+        if not task.fronts:
+            del tenant.queues[line.queue][line.task]
+        if not tenant.queues[line.queue]:
+            del tenant.queues[line.queue]
+            self._open[line.queue].drop(tenant)
+
+    def _open_up(self, front: _Front) -> None:
+        """The line may be picked from."""
+        front.task.open.put(front, (front.key.tag, front.waiting[0].rank))
+        queue = self._open.setdefault(front.line.queue, Heap())
+        if front.tenant not in queue:
+            queue.put(front.tenant, front.tenant.tag)
+
+    def _turn(self, rooms: Mapping[str, int]) -> tuple[_Tenant, str] | None:
+        """The tenant whose turn it is, and the queue, of those that have room."""
+        best: tuple[Any, int, _Tenant] | None = None
+        where = ""
+        for queue, heap in self._open.items():
+            if rooms.get(queue, 0) > 0:
+                entry = heap.first()
+                if entry is not None and (best is None or entry[:2] < best[:2]):
+                    best, where = entry, queue
+        return None if best is None else (best[2], where)
+
+    def _take(self, front: _Front, cost: float) -> Candidate:
+        tenant, key = front.tenant, front.key
+        candidate = front.waiting.pop(0)
         self._runs.discard(candidate.run)
-        self._time = max(self._time, state.tag)
-        state.tag = self._time + cost / self._weights.get(line.tenant, 1.0)
-        state.time = max(state.time, key.tag)
-        key.tag = state.time + cost
-        self._left(state, key, line)
-        self._move(line.tenant, line.key)
+        self._time = max(self._time, tenant.tag)
+        tenant.tag = self._time + cost / self._weights.get(tenant.id, 1.0)
+        tenant.time = max(tenant.time, key.tag)
+        key.tag = tenant.time + cost
+        if not front.waiting:
+            self._end(front)
+        self._move(tenant, key)
         return candidate
 
-    def _left(self, state: _Tenant, key: _Key, line: Line) -> None:
-        """Runs have left the line: what holds nothing more goes."""
-        if key.lines[line]:
-            return
-        del key.lines[line]
-        tasks = state.queues[line.queue]
-        tasks[line.task].waiting.discard(line.key)
-        tasks[line.task].open.drop(line.key)
-        if not tasks[line.task].waiting:
-            del tasks[line.task]
-        if not tasks:
-            del state.queues[line.queue]
-            self._open[line.queue].drop(line.tenant)
-
-    def _move(self, tenant: UUID, name: str | None) -> None:
+    def _move(self, tenant: _Tenant, key: _Key) -> None:
         """Tags or lines have changed: what stands by them moves, unless it is held back; old rest is forgotten."""
-        state = self._tenants[tenant]
-        key = state.keys[name]
-        for line, waiting in key.lines.items():
-            task = state.queues[line.queue][line.task]
-            if name in task.open:
-                task.open.put(name, (key.tag, waiting[0].rank))
-        for queue in state.queues:
-            if tenant in self._open[queue]:
-                self._open[queue].put(tenant, state.tag)
-        if not key.lines:
-            state.resting.put(name, key.tag)
-        if not state.queues:
-            self._resting.put(tenant, state.tag)
-        for rested in state.resting.until(state.time):
-            del state.keys[rested]
-        for over in self._resting.until(self._time):
-            del self._tenants[over]
+        for front in key.fronts:
+            front.task.open.move(front, (key.tag, front.waiting[0].rank))
+        for queue in tenant.queues:
+            self._open[queue].move(tenant, tenant.tag)
+        if not key.fronts:
+            tenant.resting.put(key, key.tag)
+        if not tenant.queues:
+            self._resting.put(tenant, tenant.tag)
+        if tenant.resting:
+            for rested in tenant.resting.until(tenant.time):
+                del tenant.keys[rested.name]
+        if self._resting:
+            for over in self._resting.until(self._time):
+                del self._tenants[over.id]
 
 
-def _key(state: _Tenant, name: str | None) -> _Key:
-    return state.keys.setdefault(name, _Key(state.time))
+def _next(tenant: _Tenant, queue: str, gate: Gate) -> _Front | None:
+    """The line of the tenant whose turn it is in the queue; None where limits hold all of them back."""
+    best: tuple[Any, int, _Front] | None = None
+    for name, task in tenant.queues[queue].items():
+        if gate.task(tenant.id, queue, name):
+            entry = _first_open(task, gate)
+            if entry is not None and (best is None or entry[0] < best[0]):
+                best = entry
+    return None if best is None else best[2]
 
 
-def _first_open(task: _Task, line: Line, gate: Gate) -> Iterator[tuple[Any, str | None]]:
-    """The first key that its own limits let through; those before it are left out until they are woken."""
-    while (entry := task.open.first()) is not None:
-        place, _, key = entry
-        if gate.key(line._replace(key=key)):
-            yield place, key
-            return
-        task.open.drop(key)
+def _first_open(task: _Task, gate: Gate) -> tuple[Any, int, _Front] | None:
+    """The first line that its key's limits let through; those before it are left out until they are woken."""
+    while (entry := task.open.first()) is not None and not gate.key(entry[2].line):
+        task.open.drop(entry[2])
+    return entry
