@@ -209,15 +209,14 @@ class FairOrder:
             gate: what limits let through. Who is held back is asked again after `wake`.
         """
         picked: list[Candidate] = []
-        while len(picked) < most and (turn := self._turn(rooms)) is not None:
-            tenant, queue = turn
-            front = _next(tenant, queue, gate)
+        while len(picked) < most and (tenant := self._turn(rooms)) is not None:
+            front = _next(tenant, rooms, gate)
             if front is None:
-                self._open[queue].drop(tenant)
+                self._hold(tenant, rooms)
                 continue
             candidate = self._take(front, cost(front.line))
             gate.take(candidate)
-            rooms[queue] -= 1
+            rooms[front.line.queue] -= 1
             picked.append(candidate)
         return picked
 
@@ -296,16 +295,21 @@ class FairOrder:
         if front.tenant not in queue:
             queue.put(front.tenant, front.tenant.tag)
 
-    def _turn(self, rooms: Mapping[str, int]) -> tuple[_Tenant, str] | None:
-        """The tenant whose turn it is, and the queue, of those that have room."""
+    def _turn(self, rooms: Mapping[str, int]) -> _Tenant | None:
+        """The tenant whose turn it is, of those with work for queues that have room."""
         best: tuple[Any, int, _Tenant] | None = None
-        where = ""
         for queue, heap in self._open.items():
             if rooms.get(queue, 0) > 0:
                 entry = heap.first()
                 if entry is not None and (best is None or entry[:2] < best[:2]):
-                    best, where = entry, queue
-        return None if best is None else (best[2], where)
+                    best = entry
+        return None if best is None else best[2]
+
+    def _hold(self, tenant: _Tenant, rooms: Mapping[str, int]) -> None:
+        """The tenant is left out, where there is room, until it is woken."""
+        for queue in tenant.queues:
+            if rooms.get(queue, 0) > 0:
+                self._open[queue].drop(tenant)
 
     def _take(self, front: _Front, cost: float) -> Candidate:
         tenant, key = front.tenant, front.key
@@ -338,14 +342,17 @@ class FairOrder:
                 del self._tenants[over.id]
 
 
-def _next(tenant: _Tenant, queue: str, gate: Gate) -> _Front | None:
-    """The line of the tenant whose turn it is in the queue; None where limits hold all of them back."""
+def _next(tenant: _Tenant, rooms: Mapping[str, int], gate: Gate) -> _Front | None:
+    """The line of the tenant whose turn it is where there is room; None where limits hold all of them back."""
     best: tuple[Any, int, _Front] | None = None
-    for name, task in tenant.queues[queue].items():
-        if gate.task(tenant.id, queue, name):
-            entry = _first_open(task, gate)
-            if entry is not None and (best is None or entry[0] < best[0]):
-                best = entry
+    for queue, tasks in tenant.queues.items():
+        if rooms.get(queue, 0) <= 0:
+            continue
+        for name, task in tasks.items():
+            if gate.task(tenant.id, queue, name):
+                entry = _first_open(task, gate)
+                if entry is not None and (best is None or entry[0] < best[0]):
+                    best = entry
     return None if best is None else best[2]
 
 

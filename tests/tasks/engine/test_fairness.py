@@ -135,6 +135,12 @@ def test_keys_of_a_tenant_take_turns_however_much_one_has_waiting() -> None:
     assert [candidate.line.key for candidate in picked].count("b") == 3
 
 
+def test_the_oldest_goes_first_in_whichever_queue_it_waits() -> None:
+    lines = [Line(TENANTS[0], queue, task, None) for queue in QUEUES for task in TASKS]
+    waiting = [_candidate(number, lines[number % len(lines)], number) for number in range(30)]
+    assert _order(waiting).pick(dict.fromkeys(QUEUES, 30), 30, _one, Doors()) == waiting
+
+
 @given(_candidates(), st.sampled_from(QUEUES))
 def test_a_full_queue_holds_up_no_other(candidates: list[Candidate], full: str) -> None:
     rooms = {queue: 0 if queue == full else 1000 for queue in QUEUES}
@@ -206,13 +212,36 @@ class Plain:
         """A key's start tag."""
         return max(self.times.get(tenant, 0.0), self.key_tags.get((tenant, key), 0.0))
 
+    def add(self, candidates: Iterable[Candidate]) -> None:
+        """Something waits: who is new joins at the virtual times."""
+        for candidate in candidates:
+            line = candidate.line
+            self.waiting[candidate.run] = candidate
+            self.tags.setdefault(line.tenant, self.time)
+            self.key_tags.setdefault((line.tenant, line.key), self.times.get(line.tenant, 0.0))
+
+    def forget(self) -> None:
+        """Who has nothing waiting and whose tag the virtual time has passed is as if new."""
+        tenants = {one.line.tenant for one in self.waiting.values()}
+        keys = {(one.line.tenant, one.line.key) for one in self.waiting.values()}
+        gone = {tenant for tenant, tag in self.tags.items() if tenant not in tenants and tag <= self.time}
+        self.tags = {tenant: tag for tenant, tag in self.tags.items() if tenant not in gone}
+        self.times = {tenant: time for tenant, time in self.times.items() if tenant not in gone}
+        self.key_tags = {
+            (tenant, key): tag
+            for (tenant, key), tag in self.key_tags.items()
+            if tenant not in gone and ((tenant, key) in keys or tag > self.times.get(tenant, 0.0))
+        }
+
     def take(self, candidate: Candidate, cost: float) -> None:
         """Move the tags as the source says."""
+        del self.waiting[candidate.run]
         line = candidate.line
         self.time = self.tag(line.tenant)
         self.tags[line.tenant] = self.time + cost
         self.times[line.tenant] = self.key_tag(line.tenant, line.key)
         self.key_tags[(line.tenant, line.key)] = self.times[line.tenant] + cost
+        self.forget()
 
 
 class Dispatch(RuleBasedStateMachine):
@@ -235,7 +264,7 @@ class Dispatch(RuleBasedStateMachine):
         fresh = [_candidate(self.number + number, line, rank) for number in range(count)]
         self.number += count
         self.order.offer([*fresh, *fresh, *self.plain.waiting.values()])
-        self.plain.waiting |= {candidate.run: candidate for candidate in fresh}
+        self.plain.add(fresh)
 
     @rule(rooms=ROOMS, most=st.integers(0, 6), cost=st.integers(1, 5))
     def pick(self, rooms: dict[str, int], most: int, cost: int) -> None:
@@ -247,11 +276,11 @@ class Dispatch(RuleBasedStateMachine):
             assert candidate in could
             assert self.plain.tag(candidate.line.tenant) == min(self.plain.tag(one.line.tenant) for one in could)
             line = candidate.line
-            mine = [one for one in could if (one.line.tenant, one.line.queue) == (line.tenant, line.queue)]
+            mine = [one for one in could if one.line.tenant == line.tenant]
             tags = [self.plain.key_tag(one.line.tenant, one.line.key) for one in mine]
             assert self.plain.key_tag(line.tenant, line.key) == min(tags)
+            assert candidate.rank == min(one.rank for one in mine if one.line.key == line.key)
             assert candidate == min(one for one in mine if one.line == line)
-            del self.plain.waiting[candidate.run]
             self.plain.take(candidate, cost)
             self.picked.add(candidate.run)
             left[line.queue] -= 1
@@ -268,7 +297,12 @@ class Dispatch(RuleBasedStateMachine):
     def read_anew(self, line: Line) -> None:
         self.order.forget(line)
         assert self.order.known(line) == 0
-        self.order.offer([one for one in self.plain.waiting.values() if one.line == line])
+        mine = [one for one in self.plain.waiting.values() if one.line == line]
+        for one in mine:
+            del self.plain.waiting[one.run]
+        self.plain.forget()
+        self.order.offer(mine)
+        self.plain.add(mine)
 
     @rule(line=LINES, whole=st.booleans())
     def shut(self, line: Line, whole: bool) -> None:
@@ -288,9 +322,8 @@ class Dispatch(RuleBasedStateMachine):
         """Of those of whom something waits, whose tags are therefore kept."""
         if any(one.line.tenant == line.tenant and one.line.key == line.key for one in self.plain.waiting.values()):
             self.order.charge(line.tenant, line.key, float(seconds))
-            self.plain.tags[line.tenant] = self.plain.tags.get(line.tenant, 0.0) + seconds
-            key = (line.tenant, line.key)
-            self.plain.key_tags[key] = self.plain.key_tags.get(key, 0.0) + seconds
+            self.plain.tags[line.tenant] += seconds
+            self.plain.key_tags[(line.tenant, line.key)] += seconds
 
     @invariant()
     def what_waits_is_known(self) -> None:
