@@ -16,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+WORKER = ("celery", "-A", "benchmarks.floors:celery", "worker", "-c", "2", "-Q", "floor", "-l", "WARNING")
+"""Bare Celery with two children."""
 TABLE = "CREATE TABLE IF NOT EXISTS benchmark_floor (tenant_id uuid NOT NULL, id uuid PRIMARY KEY, body jsonb NOT NULL)"
 
 
@@ -57,3 +59,15 @@ celery.conf.update(
 def stamp(sent: float) -> float:
     """Seconds from the call to the start."""
     return time.time() - sent
+
+
+@celery.task(name="floor.echo")
+def echo(value: int | None = None) -> int | None:
+    """Return the value."""
+    return value
+
+
+@celery.task(name="floor.sleep")
+def sleep(seconds: float) -> None:
+    """Sleep."""
+    time.sleep(seconds)

@@ -6,19 +6,16 @@ import asyncio
 import statistics
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID
 
 import httpx2
 import orjson
-import psycopg2
 from celery import Celery
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from benchmarks import stacks
-from tenants import ids
+from benchmarks import floors, stacks
 
 _RUNS = 150
 _WARM = 20
@@ -44,30 +41,28 @@ class Sights:
         await self._waiting.setdefault(run, asyncio.Event()).wait()
 
 
-async def run() -> dict[str, float]:
+async def run(scale: float) -> dict[str, float]:
     """One run at a time, ours and Celery's in turn; medians in milliseconds and their ratios."""
-    with stacks.start() as stack:
-        worker = ("celery", "-A", "benchmarks.floors:celery", "worker", "-c", "2", "-Q", "floor", "-l", "WARNING")
-        with stack.floor(*worker):
-            return await _measure(stack)
+    with stacks.start() as stack, stack.floor(*floors.WORKER):
+        return await _measure(stack, int(_RUNS * scale))
 
 
-async def _measure(stack: stacks.Stack) -> dict[str, float]:
+async def _measure(stack: stacks.Stack, runs: int) -> dict[str, float]:
     client = Celery("floor", broker=stack.state["redis_url"], backend=stack.state["redis_url"])
     sights = Sights()
     sent: dict[str, float] = {}
     floor: list[float] = []
     async with _subscribed(stack, sights), httpx2.AsyncClient(headers=stack.authorization) as http:
-        for number in range(_WARM + _RUNS):
-            run, moment = await _trigger(stack, http)
+        for number in range(_WARM + runs):
+            run, moment = await trigger(stack, http)
             await asyncio.wait_for(sights.seen(run), 30)
             stamp = await asyncio.to_thread(_celery, client)
             if number >= _WARM:
                 sent[run] = moment
                 floor.append(stamp)
             await asyncio.sleep(_REST_SECONDS)
-    started = await asyncio.to_thread(_started, stack, list(sent))
-    starts = [started[run] - moment for run, moment in sent.items()]
+    started = await asyncio.to_thread(stack.started, list(sent))
+    starts = [started[run][1] - moment for run, moment in sent.items()]
     seen = [sights.moments[run] - moment for run, moment in sent.items()]
     figures = {"start": starts, "seen": seen, "celery": floor}
     result = {}
@@ -79,7 +74,8 @@ async def _measure(stack: stacks.Stack) -> dict[str, float]:
     return result
 
 
-async def _trigger(stack: stacks.Stack, http: httpx2.AsyncClient) -> tuple[str, float]:
+async def trigger(stack: stacks.Stack, http: httpx2.AsyncClient) -> tuple[str, float]:
+    """Trigger a run; its id, and when the mutation was sent."""
     moment = time.time()
     answer = await http.post(f"{stack.url}/graphql", json={"query": _MUTATION})
     return str(answer.json()["data"]["triggerBackgroundTask"]["taskId"]), moment
@@ -113,12 +109,3 @@ async def _send(socket: ClientConnection, **message: Any) -> None:
 
 def _celery(client: Celery) -> float:
     return float(client.send_task("floor.stamp", [time.time()], queue="floor").get(timeout=30))
-
-
-def _started(stack: stacks.Stack, runs: list[str]) -> dict[str, float]:
-    with closing(psycopg2.connect(stack.state["database_owner_url"])) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT id::text, extract(epoch FROM started_at)::float8 FROM runs WHERE id = ANY (%s::uuid[])",
-            ([str(ids.read("run", run)) for run in runs],),
-        )
-        return {ids.show("run", UUID(run)): moment for run, moment in cursor.fetchall()}

@@ -57,6 +57,14 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def tree_seconds(pid: int) -> float:
+    """User and system time of a process and of all that it has started, those that have ended included."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    ended = (int(fields[13]) + int(fields[14])) / _TICKS
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return cpu_seconds(pid) + ended + sum(tree_seconds(int(child)) for child in children)
+
+
 def request(url: str, body: bytes, **headers: str) -> bytes:
     """A POST as it goes over the wire."""
     parts = urlsplit(url)

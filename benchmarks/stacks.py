@@ -8,21 +8,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx2
 import orjson
 import psycopg2
 
+from api.installation import Installation
 from benchmarks import floors
+from tenants import ids
 from tenants.errors import Unavailable
+from tenants.roles import Addresses
 
 ROOT = Path(__file__).resolve().parent.parent
-_START_SECONDS = 60.0
+_STARTED = """
+SELECT id::text, extract(epoch FROM created_at)::float8, extract(epoch FROM started_at)::float8
+FROM runs WHERE id = ANY (%s::uuid[]) AND started_at IS NOT NULL
+"""
+_START_SECONDS = 120.0
 _PAUSE_SECONDS = 0.1
 
 
@@ -31,12 +39,14 @@ class Stack:
     """A running stack.
 
     Args:
+        folder: its state folder.
         url: of the API.
         key: an API key of the tenant.
         tenant: its slug.
         state: what stands in `state.json`.
     """
 
+    folder: Path
     url: str
     key: str
     tenant: str
@@ -51,16 +61,40 @@ class Stack:
         """The process id of one part."""
         return int(self.state["pids"][part])
 
+    def rows(self, statement: str, *values: Any, **named: Any) -> list[tuple[Any, ...]]:
+        """Ask the database as its owner, by values in order or by name."""
+        with closing(psycopg2.connect(self.state["database_owner_url"])) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, named or values)
+                return cursor.fetchall() if cursor.description else []
+
+    def started(self, runs: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """When each run that has started was accepted, and when it started: Unix seconds by the database's clock."""
+        rows = self.rows(_STARTED, [str(ids.read("run", run)) for run in runs])
+        return {ids.show("run", UUID(run)): (accepted, started) for run, accepted, started in rows}
+
+    def command(self, *arguments: str) -> dict[str, Any]:
+        """What a command of `tenantry` answers."""
+        command = [sys.executable, "-m", "api.cli", *arguments, "--state", str(self.folder), "--json"]
+        return dict(orjson.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout))
+
+    @contextmanager
+    def worker(self, queue: str, **environment: str) -> Iterator[int]:
+        """A worker more, with two children and one queue; its process id."""
+        addresses = Addresses(*(self.state[f"database_{login}url"] for login in ("", "system_", "owner_")))
+        made = Installation(self.folder, self.url, addresses, self.state["redis_url"])
+        name = f"{queue}@benchmark"
+        command = ("celery", "-q", "-A", "tasks.worker", "worker", "--without-gossip", "--without-mingle")
+        with _process(*command, "-n", name, "-c", "2", "-Q", queue, **made.environment("worker") | environment) as pid:
+            await_(lambda: bool(self.rows("SELECT 1 FROM workers WHERE name = %s", name)))
+            yield pid
+
     @contextmanager
     def still(self, *parts: str) -> Iterator[None]:
         """Hold parts still, so that what is measured has the machine for itself."""
-        for part in parts:
-            os.killpg(self.pid(part), signal.SIGSTOP)
-        try:
+        with held(*(self.pid(part) for part in parts)):
             yield
-        finally:
-            for part in parts:
-                os.killpg(self.pid(part), signal.SIGCONT)
 
     @contextmanager
     def floor(self, *command: str, url: str | None = None) -> Iterator[int]:
@@ -69,26 +103,14 @@ class Stack:
             connection.cursor().execute(
                 f"{floors.TABLE}; TRUNCATE benchmark_floor; GRANT INSERT ON benchmark_floor TO tenantry_app"
             )
-        environment = {
-            **os.environ,
+        addresses = {
             "BENCHMARK_DATABASE_URL": self.state["database_url"],
             "BENCHMARK_REDIS_URL": self.state["redis_url"],
         }
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=ROOT,
-            env=environment,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
+        with _process(*command, **os.environ | addresses) as pid:
             if url:
-                _await(lambda: httpx2.post(url, content=b"{}").status_code > 0)
-            yield process.pid
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(10)
+                await_(lambda: httpx2.post(url, content=b"{}").status_code > 0)
+            yield pid
 
 
 @contextmanager
@@ -108,12 +130,12 @@ def start() -> Iterator[Stack]:
             )
         stack.callback(process.wait, 20)
         stack.callback(process.send_signal, signal.SIGTERM)
-        _await(lambda: (folder / "state.json").exists())
+        await_(lambda: (folder / "state.json").exists())
         state = _ready(folder)
-        command = [sys.executable, "-m", "api.cli"]
-        _run(command, folder, "tenant", "create", "bench", "--family", "diagnostics")
-        made = _run(command, folder, "key", "create", "--tenant", "bench", "--name", "bench", "--scope", "*")
-        yield Stack(state["url"], str(made["secret"]), "bench", state)
+        made = Stack(folder, state["url"], "", "bench", state)
+        made.command("tenant", "create", "bench", "--family", "diagnostics")
+        key = made.command("key", "create", "--tenant", "bench", "--name", "bench", "--scope", "*")
+        yield replace(made, key=str(key["secret"]))
 
 
 def _ready(folder: Path) -> dict[str, Any]:
@@ -121,19 +143,47 @@ def _ready(folder: Path) -> dict[str, Any]:
         url = orjson.loads((folder / "state.json").read_bytes())["url"]
         return bool(httpx2.get(f"{url}/health/ready").status_code == 200)
 
-    _await(ready)
+    await_(ready)
     return dict(orjson.loads((folder / "state.json").read_bytes()))
 
 
-def _run(command: list[str], folder: Path, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [*command, *arguments, "--state", str(folder), "--json"], cwd=ROOT, capture_output=True, check=True
+@contextmanager
+def held(*pids: int) -> Iterator[None]:
+    """Stop process groups, and let them go on afterwards."""
+    for pid in pids:
+        os.killpg(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.killpg(pid, signal.SIGCONT)
+
+
+@contextmanager
+def _process(*command: str, **environment: str) -> Iterator[int]:
+    """A Python module as a process of its own group; its id."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    return dict(orjson.loads(done.stdout))
+    try:
+        yield process.pid
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
 
 
-def _await(question: Any) -> None:
-    until = time.monotonic() + _START_SECONDS
+def await_(question: Callable[[], bool], seconds: float = _START_SECONDS) -> None:
+    """Ask until the answer is yes.
+
+    Raises:
+        Unavailable: it was not within this time.
+    """
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
             if question():
@@ -141,4 +191,4 @@ def _await(question: Any) -> None:
         except (httpx2.HTTPError, OSError, KeyError, ValueError):
             pass
         time.sleep(_PAUSE_SECONDS)
-    raise Unavailable(f"The stack was not ready within {_START_SECONDS:.0f} s.")
+    raise Unavailable(f"Not within {seconds:.0f} s.")

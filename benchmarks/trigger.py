@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 
 import orjson
 
@@ -20,7 +21,7 @@ _OPERATIONS = {16: 3000, 1: 600}
 _FLOOR_PORT = 18999
 
 
-async def run() -> dict[str, float]:
+async def run(scale: float) -> dict[str, float]:
     """Rounds at 16 connections and at one; the figures and their ratios."""
     figures: dict[str, float] = {}
     with stacks.start() as stack:
@@ -28,10 +29,16 @@ async def run() -> dict[str, float]:
         floor = ("uvicorn", "--factory", "benchmarks.floors:create", "--port", str(_FLOOR_PORT), "--no-access-log")
         with stack.still("worker", "operator", "beat"), stack.floor(*floor, url=floor_url) as floor_pid:
             for connections in (16, 1):
-                ours = _loader(
-                    f"{stack.url}/graphql", stack.pid("api"), connections, _trigger(stack), b'"success":true'
+                amount = {"connections": connections, "operations": int(_OPERATIONS[connections] * scale)}
+                ours = partial(
+                    measure.load,
+                    f"{stack.url}/graphql",
+                    mutation(stack),
+                    pid=stack.pid("api"),
+                    expect=b'"success":true',
+                    **amount,
                 )
-                theirs = _loader(floor_url, floor_pid, connections, _insert(floor_url), b"true")
+                theirs = partial(measure.load, floor_url, _insert(floor_url), pid=floor_pid, expect=b"true", **amount)
                 await ours()
                 await theirs()
                 triggered, inserted = await measure.interleaved(_ROUNDS, ours, theirs)
@@ -39,7 +46,9 @@ async def run() -> dict[str, float]:
     return figures
 
 
-def _trigger(stack: stacks.Stack) -> Callable[[int], bytes]:
+def mutation(stack: stacks.Stack) -> Callable[[int], bytes]:
+    """Makes mutations that each trigger a run, which does not start."""
+
     def make(number: int) -> bytes:
         variables = {"key": uuid.uuid4().hex, "value": {"value": number}}
         body = orjson.dumps({"query": _MUTATION, "operationName": "Trigger", "variables": variables})
@@ -54,14 +63,6 @@ def _insert(url: str) -> Callable[[int], bytes]:
         return measure.request(url, orjson.dumps(body))
 
     return make
-
-
-def _loader(
-    url: str, pid: int, connections: int, make: Callable[[int], bytes], expect: bytes
-) -> Callable[[], Awaitable[Sample]]:
-    return lambda: measure.load(
-        url, make, pid=pid, operations=_OPERATIONS[connections], connections=connections, expect=expect
-    )
 
 
 def _figures(connections: int, ours: list[Sample], floor: list[Sample]) -> dict[str, float]:
