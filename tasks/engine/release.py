@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import redis
@@ -23,8 +23,11 @@ from tenants.settings import Engine
 
 log = structlog.get_logger(__name__)
 _HEADS = 64
-"""How many waiting runs of a line are looked at ahead."""
-_LINES = 5000
+"""How many waiting runs of a line are looked at ahead, at most."""
+_FEWEST_HEADS = 4
+_PORTION = 2000
+"""How many runs are read at once: a round has to be short, or the leadership ends in it."""
+_LINES = 1000
 """How many lines are looked for at a sweep."""
 _BATCH = 500
 _BROKER_PAUSE_SECONDS = 0.5
@@ -79,7 +82,7 @@ class Releases:
         now = time.monotonic()
         if now < self._broker_next:
             return self._broker_next - now
-        if self._unread and self._fleet.free():
+        if (self._unread or self._found or not self._surveyed) and self._fleet.free():
             return 0.0
         opening = self._admission.next_opening()
         return self._engine.sweep_seconds if opening is None else max(0.0, opening - self._ahead - now)
@@ -93,6 +96,8 @@ class Releases:
         released: list[Change] = []
         if time.monotonic() < self._broker_next:
             return released
+        if not self._surveyed and not self._found:
+            self._survey()
         self._read_waiting()
         self._admission.now = time.monotonic() + self._ahead
         for tenant, key in self._admission.opened():
@@ -115,8 +120,13 @@ class Releases:
             order = FairOrder(self._admission.weights)
             self._orders.update(dict.fromkeys(pool.queues, order))
         self._unread: dict[Line, None] = {}
+        """Lines that have changed."""
+        self._found: dict[Line, None] = {}
+        """Lines that the survey has found."""
         self._deeper: set[Line] = set()
         self._read_until: Line | None = None
+        self._surveyed = False
+        """Whether all lines have been looked for once."""
 
     def _every_order(self) -> set[FairOrder]:
         return set(self._orders.values())
@@ -150,24 +160,26 @@ class Releases:
         """Find what waits and is not known: some more lines at every reading, and from the first on again."""
         found = waiting.lines(self._ledger, self._read_until, _LINES)
         self._read_until = found[-1] if len(found) == _LINES else None
+        self._surveyed |= self._read_until is None
         for line in found:
             order = self._orders.get(line.queue)
             if order is not None and not order.known(line):
-                self._unread[line] = None
+                self._found[line] = None
 
     def _read_waiting(self) -> None:
-        """Look at the front of the lines that have changed."""
-        while self._unread:
-            lines = [line for line in list(self._unread)[:_BATCH] if line.queue in self._orders]
-            for line in list(self._unread)[:_BATCH]:
-                del self._unread[line]
-            candidates = waiting.heads(self._ledger, lines, _HEADS)
-            found = Counter(candidate.line for candidate in candidates)
-            for line in lines:
-                self._orders[line.queue].forget(line)
-                (self._deeper.add if found[line] >= _HEADS else self._deeper.discard)(line)
-            for candidate in candidates:
-                self._orders[candidate.line.queue].offer([candidate])
+        """Look at the front of lines: of some at a time, and as far ahead as they are few."""
+        chosen = [*islice(self._unread, _BATCH // 2), *islice(self._found, _BATCH // 2)]
+        for line in chosen:
+            self._unread.pop(line, None)
+            self._found.pop(line, None)
+        lines = [line for line in dict.fromkeys(chosen) if line.queue in self._orders]
+        if not lines:
+            return
+        most = max(_FEWEST_HEADS, min(_HEADS, _PORTION // len(lines)))
+        for line, front in zip(lines, waiting.fronts(self._ledger, lines, most), strict=True):
+            self._orders[line.queue].forget(line)
+            self._orders[line.queue].offer(front)
+            (self._deeper.add if len(front) >= most else self._deeper.discard)(line)
 
     def _look_deeper(self, picked: Iterable[Candidate]) -> None:
         """A line whose known front has been released is read again, where there was more behind it."""
