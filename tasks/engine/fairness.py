@@ -202,8 +202,9 @@ class FairOrder:
         """All limits of the tenant may have opened."""
         state = self._tenants.get(tenant)
         if state is not None:
-            for key in {key for tasks in state.queues.values() for task in tasks.values() for key in task.fronts}:
-                self.wake(tenant, key)
+            for key in state.keys.values():
+                for front in key.fronts:
+                    self._open_up(front)
 
     def _state(self, tenant: UUID, key: str | None) -> tuple[_Tenant, _Key]:
         """The tenant and its key, which join at their virtual times if they are new."""

@@ -169,7 +169,7 @@ def test_a_retry_is_the_same_run_again_in_the_name_of_who_asked(desk: Desk) -> N
     fence = desk.hands.release(desk.tenant, again.id)[again.id]
     claim = desk.hands.claim(desk.tenant, again.id, fence)
     assert claim is not None
-    assert claim.origin == letter
+    assert claim.effects_of == letter
     desk.hands.settle(desk.tenant, again.id, fence, Settlement(S.TIMED_OUT, error=BOOM))
     desk.finish(desk.begin(Kind.RETRY))
     [third] = set(desk.retries(letter)) - {again.id}
