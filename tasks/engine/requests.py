@@ -1,4 +1,4 @@
-"""What a caller asks for, and whether every value of it can be accepted."""
+"""What a caller asks for, and whether it can be accepted."""
 
 from __future__ import annotations
 
@@ -6,19 +6,30 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import orjson
 from pydantic import ValidationError
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tasks import registry
 from tasks.engine import documents, switches
 from tenants import context, db, ids
 from tenants.context import ActorKind
-from tenants.errors import AmbiguousTask, Forbidden, InvalidInput, Issue, UnknownTask
+from tenants.errors import (
+    AmbiguousTask,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    InvalidState,
+    Issue,
+    QuotaExceeded,
+    TenantSuspended,
+    UnknownTask,
+)
 
 _LONGEST_DELAY = timedelta(seconds=registry.LONGEST_WAIT_SECONDS)
 _LARGEST_ARGS = 128 * 1024
@@ -99,6 +110,28 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
     }
 
 
+def refused(error: DBAPIError, rows: list[dict[str, Any]]) -> Exception:
+    """The expected error behind a code with which the database has refused these requests; any other unchanged."""
+    code = getattr(error.orig, "pgcode", None) or getattr(error.orig, "sqlstate", None)
+    detail = _detail(error)
+    if code == "TN001":
+        existing = UUID(detail) if detail else None
+        return Conflict("This idempotency key was used with another task or other arguments.", existing=existing)
+    if code == "TN002":
+        return TenantSuspended()
+    if code == "TN003":
+        names = [row["task"] for row in rows if row["task"].startswith(f"{detail}.")]
+        return UnknownTask(f"There is no task {names[0]!r} here: the family {detail} is not enabled.")
+    if code == "TN004":
+        name, amount, waiting = orjson.loads(detail or "[]")
+        message = f"The limit {name} lets {amount:g} runs wait, and {waiting} do: come back when some have started."
+        return QuotaExceeded(message, limit_name=name, limit=amount, used=waiting)
+    if code == "TN005":
+        drained = detail or "The tenant"
+        return InvalidState(f"{drained} is drained: nothing new is accepted until it is resumed.", state="DRAINING")
+    return error
+
+
 def _definition(session: Session, name: str) -> registry.TaskDefinition[Any]:
     """The definition a name means. Only a name that several families have needs to know which are enabled."""
     everywhere = registry.families().keys()
@@ -167,3 +200,11 @@ def _check_time(request: TriggerRequest, issues: list[Issue], path: tuple[str, .
 
 def _digest(task: str, args: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps([task, args], option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _detail(error: DBAPIError) -> str | None:
+    """The error's detail, by whichever driver."""
+    original: Any = error.orig
+    if diagnostics := getattr(original, "diag", None):
+        return cast("str | None", diagnostics.message_detail)
+    return cast("str | None", getattr(original.__cause__ or original, "detail", None))

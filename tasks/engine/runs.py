@@ -22,14 +22,10 @@ from tasks.engine.requests import TriggerRequest as TriggerRequest
 from tasks.engine.states import TERMINAL, RunState
 from tenants import context, db, pages, settings
 from tenants.errors import (
-    Conflict,
     Forbidden,
     InvalidInput,
     InvalidState,
     NotFound,
-    QuotaExceeded,
-    TenantSuspended,
-    UnknownTask,
 )
 from tenants.pages import Page
 
@@ -297,7 +293,7 @@ def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
             },
         )
     except DBAPIError as error:
-        raise _own(error, rows) from error
+        raise requests.refused(error, rows) from error
     taken = dict(zip(places, found, strict=True))
     accepted = [
         Accepted(_as_it_is(taken[place]), str(taken[place]["id"]) != given["id"]) for place, given in enumerate(rows)
@@ -325,33 +321,3 @@ def _as_it_is(row: Mapping[str, Any]) -> Run:
     run = Run()
     vars(run).update(row)
     return run
-
-
-def _own(error: DBAPIError, rows: list[dict[str, Any]]) -> Exception:
-    """The expected error behind a code that the database's function raised."""
-    code = getattr(error.orig, "pgcode", None) or getattr(error.orig, "sqlstate", None)
-    detail = _detail(error)
-    if code == "TN001":
-        existing = UUID(detail) if detail else None
-        return Conflict("This idempotency key was used with another task or other arguments.", existing=existing)
-    if code == "TN002":
-        return TenantSuspended()
-    if code == "TN003":
-        names = [row["task"] for row in rows if row["task"].startswith(f"{detail}.")]
-        return UnknownTask(f"There is no task {names[0]!r} here: the family {detail} is not enabled.")
-    if code == "TN004":
-        name, amount, waiting = orjson.loads(detail or "[]")
-        message = f"The limit {name} lets {amount:g} runs wait, and {waiting} do: come back when some have started."
-        return QuotaExceeded(message, limit_name=name, limit=amount, used=waiting)
-    if code == "TN005":
-        drained = detail or "The tenant"
-        return InvalidState(f"{drained} is drained: nothing new is accepted until it is resumed.", state="DRAINING")
-    return error
-
-
-def _detail(error: DBAPIError) -> str | None:
-    """The error's detail, by whichever driver."""
-    original: Any = error.orig
-    if diagnostics := getattr(original, "diag", None):
-        return cast("str | None", diagnostics.message_detail)
-    return cast("str | None", getattr(original.__cause__ or original, "detail", None))
