@@ -18,10 +18,10 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from tasks import registry
-from tasks.engine import dead_letters, runs
+from tasks.engine import dead_letters, filters
+from tasks.engine.filters import RunFilter
 from tasks.engine.ledger import Change, Ledger, changes
 from tasks.engine.models import BulkAction, Run
-from tasks.engine.runs import RunFilter
 from tasks.engine.states import TERMINAL, RunState
 from tenants import context, ids
 from tenants.errors import Forbidden, NotFound, QuotaExceeded
@@ -130,7 +130,7 @@ def _matching(session: Session, kind: Kind, wanted: RunFilter) -> Select[Any]:
         if narrowed is not None and group.task not in narrowed:
             raise Forbidden(f"This key is not for {group.task}.")
     states = _UNASKED[kind] if wanted.states is None else _FITTING[kind].intersection(wanted.states)
-    query = runs.matching(select(Run.id), replace(wanted, states=states))
+    query = filters.matching(select(Run.id), replace(wanted, states=states))
     if kind is Kind.RETRY:
         query = query.where(Run.retried_by.is_(None), Run.task.in_(registry.definitions()))
     return query if narrowed is None else query.where(Run.task.in_(narrowed))

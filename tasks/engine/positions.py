@@ -17,7 +17,7 @@ import orjson
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from tasks.engine import runs
+from tasks.engine import filters, runs
 from tasks.engine.models import Run, RunEvent, RunProgress
 from tasks.engine.runs import RunFilter
 from tasks.engine.states import TERMINAL
@@ -125,7 +125,7 @@ def snapshot(session: Session, wanted: UUID | RunFilter) -> Snapshot:
     if isinstance(wanted, UUID):
         found = [runs.get(session, wanted)]
     else:
-        query = runs.matching(select(Run), wanted).where(Run.state.not_in([str(state) for state in TERMINAL]))
+        query = filters.matching(select(Run), wanted).where(Run.state.not_in([str(state) for state in TERMINAL]))
         found = list(session.scalars(query.order_by(Run.id).limit(_MOST_SNAPSHOTS)))
     return Snapshot(position, found, runs.progress_of(session, [run.id for run in found]))
 
@@ -175,4 +175,4 @@ def between(session: Session, wanted: Sequence[tuple[UUID, int, int]]) -> list[E
 
 def fitting(session: Session, ids: Collection[UUID], wanted: RunFilter) -> set[UUID]:
     """Which of these runs match the filter now."""
-    return set(session.scalars(runs.matching(select(Run.id), wanted).where(Run.id.in_(ids))))
+    return set(session.scalars(filters.matching(select(Run.id), wanted).where(Run.id.in_(ids))))

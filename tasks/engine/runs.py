@@ -9,12 +9,13 @@ from typing import Any, cast
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Select, func, select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from tasks.engine import requests
+from tasks.engine import filters, requests
 from tasks.engine.fairness import Candidate, Line
+from tasks.engine.filters import RunFilter as RunFilter
 from tasks.engine.ledger import Change
 from tasks.engine.models import Run, RunEvent, RunLease, RunProgress
 from tasks.engine.publish import Bell
@@ -38,22 +39,6 @@ class Accepted:
 
     run: Run
     replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RunFilter:
-    """Which runs; what is None is not asked."""
-
-    ids: Collection[UUID] | None = None
-    task_name: str | None = None
-    family: str | None = None
-    states: Collection[RunState] | None = None
-    schedule_id: UUID | None = None
-    concurrency_key: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    dead_letter_group: UUID | None = None
-    """Its open dead letters."""
 
 
 @db.single_statement
@@ -119,13 +104,20 @@ def page(
 ) -> Page[Run]:
     """One page of runs, newest first."""
     return pages.read(
-        session, matching(select(Run), wanted), Run.id, "run", first=first, after=after, last=last, before=before
+        session,
+        filters.matching(select(Run), wanted),
+        Run.id,
+        "run",
+        first=first,
+        after=after,
+        last=last,
+        before=before,
     )
 
 
 def count(session: Session, wanted: RunFilter, most: int) -> int:
     """How many runs match, counted up to `most`."""
-    found = matching(select(Run.id), wanted).limit(most).subquery()
+    found = filters.matching(select(Run.id), wanted).limit(most).subquery()
     return session.scalar(select(func.count()).select_from(found)) or 0
 
 
@@ -249,29 +241,6 @@ def move(session: Session, run: Run, state: RunState, note: str | None) -> None:
 def line(run: Run) -> Line:
     """What the run waits in."""
     return Line(run.tenant_id, run.queue, run.task, run.concurrency_key)
-
-
-def matching(query: Select[Any], wanted: RunFilter) -> Select[Any]:
-    """The query for those runs only that match the filter."""
-    if wanted.ids is not None:
-        query = query.where(Run.id.in_(wanted.ids))
-    if wanted.task_name is not None:
-        query = query.where(Run.task == wanted.task_name)
-    if wanted.family is not None:
-        query = query.where(Run.task.startswith(f"{wanted.family}.", autoescape=True))
-    if wanted.states is not None:
-        query = query.where(Run.state.in_([str(state) for state in wanted.states]))
-    if wanted.schedule_id is not None:
-        query = query.where(Run.schedule_id == wanted.schedule_id)
-    if wanted.concurrency_key is not None:
-        query = query.where(Run.concurrency_key == wanted.concurrency_key)
-    if wanted.created_after is not None:
-        query = query.where(Run.created_at > wanted.created_after)
-    if wanted.created_before is not None:
-        query = query.where(Run.created_at < wanted.created_before)
-    if wanted.dead_letter_group is not None:
-        query = query.where(Run.fingerprint == wanted.dead_letter_group, Run.retried_by.is_(None))
-    return query
 
 
 def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
