@@ -129,7 +129,7 @@ class Releases:
         self._read_waiting()
         self._admission.now = time.monotonic() + self._ahead
         for tenant, key in self._admission.opened():
-            for order in self._every_order():
+            for order in self._every_order:
                 order.wake(tenant, key)
         for pool in self._fleet.pools():
             order = self._orders[next(iter(pool.queues))]
@@ -144,8 +144,10 @@ class Releases:
     def _sort(self, pools: list[Pool]) -> None:
         """Begin an order of its own for each pool, of which nothing is known yet."""
         self._orders: dict[str, FairOrder] = {}
+        self._every_order: list[FairOrder] = []
         for pool in pools:
             order = FairOrder(self._admission.weights)
+            self._every_order.append(order)
             self._orders.update(dict.fromkeys(pool.queues, order))
         self._unread: dict[Line, None] = {}
         """Lines that have changed."""
@@ -157,9 +159,6 @@ class Releases:
         self._surveyed = False
         """Whether all lines have been looked for once."""
 
-    def _every_order(self) -> set[FairOrder]:
-        return set(self._orders.values())
-
     def _read_terms(self) -> None:
         """What tenants go by, and what time it is by the database's clock."""
         found = terms.read(self._ledger, self._read_upto)
@@ -169,7 +168,7 @@ class Releases:
             self._admission.restore(terms.arrivals(self._ledger))
         for tenant, agreed in found.terms.items():
             self._admission.agree(tenant, agreed)
-            for order in self._every_order():
+            for order in self._every_order:
                 order.wake_all(tenant)
         self._read_upto = found.upto
 
@@ -238,7 +237,7 @@ class Releases:
 
     def _wake(self, line: Line) -> None:
         """A place under the limits of this line is free: they may cover queues of other pools too."""
-        for order in self._every_order():
+        for order in self._every_order:
             order.wake(line.tenant, line.key)
 
     def _release(self, picked: list[Candidate]) -> list[Change]:
@@ -254,12 +253,11 @@ class Releases:
             [key or "" for _, _, key in arrivals],
             list(arrivals.values()),
         )
-        wanted = {candidate.run: candidate for candidate in picked}
-        places = {candidate.run: place for place, candidate in enumerate(picked)}
-        released = sorted((_Released(wanted[row[1]], *row) for row in rows), key=lambda one: places[one.run])
+        found = {row[1]: row for row in rows}
         for candidate in picked:
-            if candidate.run not in {one.run for one in released}:
+            if candidate.run not in found:
                 self._not_released(candidate)
+        released = [_Released(one, *found[one.run]) for one in picked if one.run in found]
         # A bell that told of it in another line than its own was not one of ours: it has not counted where it should.
         self._take_back([one for one in released if not one.as_wanted])
         return self._publish([one for one in released if one.as_wanted])
