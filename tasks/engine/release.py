@@ -209,7 +209,8 @@ class Releases:
         for line in chosen:
             self._unread.pop(line, None)
             self._found.pop(line, None)
-        lines = [line for line in dict.fromkeys(chosen) if line.queue in self._orders]
+        # What no worker has code for waits as if there were no worker; the survey asks again.
+        lines = [line for line in dict.fromkeys(chosen) if line.queue in self._orders and self._fleet.knows(line)]
         if not lines:
             return
         most = max(_FEWEST_HEADS, min(_HEADS, _PORTION // len(lines)))
