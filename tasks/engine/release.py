@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from uuid import UUID
 
 import redis
@@ -24,8 +25,11 @@ from tenants.settings import Engine
 
 log = structlog.get_logger(__name__)
 _HEADS = 64
-"""How many waiting runs of a line are looked at ahead."""
-_LINES = 5000
+"""How many waiting runs of a line are looked at ahead, at most."""
+_FEWEST_HEADS = 4
+_PORTION = 2000
+"""How many runs are read at once: a round has to be short, or the leadership ends in it."""
+_LINES = 1000
 """How many lines are looked for at a sweep."""
 _BATCH = 500
 _BROKER_PAUSE_SECONDS = 0.5
@@ -106,7 +110,7 @@ class Releases:
         now = time.monotonic()
         if now < self._broker_next:
             return self._broker_next - now
-        if self._unread and self._fleet.free():
+        if (self._unread or self._found or not self._surveyed) and self._fleet.free():
             return 0.0
         opening = self._admission.next_opening()
         return self._engine.sweep_seconds if opening is None else max(0.0, opening - self._ahead - now)
@@ -120,6 +124,8 @@ class Releases:
         released: list[Change] = []
         if time.monotonic() < self._broker_next:
             return released
+        if not self._surveyed and not self._found:
+            self._survey()
         self._read_waiting()
         self._admission.now = time.monotonic() + self._ahead
         for tenant, key in self._admission.opened():
@@ -142,10 +148,14 @@ class Releases:
             order = FairOrder(self._admission.weights)
             self._orders.update(dict.fromkeys(pool.queues, order))
         self._unread: dict[Line, None] = {}
+        """Lines that have changed."""
+        self._found: dict[Line, None] = {}
+        """Lines that the survey has found."""
         self._deeper: dict[Line, Candidate] = {}
         """Lines of which more waits than is known, and the last run that is."""
         self._read_until: Line | None = None
         self._surveyed = False
+        """Whether all lines have been looked for once."""
 
     def _every_order(self) -> set[FairOrder]:
         return set(self._orders.values())
@@ -183,30 +193,31 @@ class Releases:
         for line in found:
             order = self._orders.get(line.queue)
             if order is not None and not order.known(line):
-                self._unread[line] = None
+                self._found[line] = None
 
     def _rung(self, line: Line, candidate: Candidate | None) -> None:
         """Something waits in the line. Where all that waits is known, one run more can be taken from its bell."""
         order = self._orders.get(line.queue)
-        if candidate is None or order is None or not self._surveyed or line in self._unread:
+        if candidate is None or order is None or not self._surveyed or line in self._unread or line in self._found:
             self._unread[line] = None
         elif (last := self._deeper.get(line)) is None or candidate < last:
             order.offer([candidate])
 
     def _read_waiting(self) -> None:
-        """Look at the front of the lines that have changed."""
-        while self._unread:
-            lines = [line for line in list(self._unread)[:_BATCH] if line.queue in self._orders]
-            for line in list(self._unread)[:_BATCH]:
-                del self._unread[line]
-            found: dict[Line, list[Candidate]] = {line: [] for line in lines}
-            for candidate in waiting.heads(self._ledger, lines, _HEADS):
-                found[candidate.line].append(candidate)
-            for line, candidates in found.items():
-                self._orders[line.queue].renew(line, candidates)
-                self._deeper.pop(line, None)
-                if len(candidates) >= _HEADS:
-                    self._deeper[line] = candidates[-1]
+        """Look at the front of lines: of some at a time, and as far ahead as they are few."""
+        chosen = [*islice(self._unread, _BATCH // 2), *islice(self._found, _BATCH // 2)]
+        for line in chosen:
+            self._unread.pop(line, None)
+            self._found.pop(line, None)
+        lines = [line for line in dict.fromkeys(chosen) if line.queue in self._orders]
+        if not lines:
+            return
+        most = max(_FEWEST_HEADS, min(_HEADS, _PORTION // len(lines)))
+        for line, front in zip(lines, waiting.fronts(self._ledger, lines, most), strict=True):
+            self._orders[line.queue].renew(line, front)
+            self._deeper.pop(line, None)
+            if len(front) >= most:
+                self._deeper[line] = front[-1]
 
     def _look_deeper(self, picked: Iterable[Candidate]) -> None:
         """A line whose known front has been released is read again, where there was more behind it."""

@@ -22,9 +22,9 @@ WITH RECURSIVE lines AS (
 )
 SELECT tenant_id, queue, task, key FROM lines LIMIT %s
 """
-_HEADS = """
-SELECT r.rank, r.id, u.tenant, u.queue, u.task, nullif(u.key, '')
-FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[]) AS u(tenant, queue, task, key)
+_FRONTS = """
+SELECT u.place, r.rank, r.id
+FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[]) WITH ORDINALITY AS u(tenant, queue, task, key, place)
 CROSS JOIN LATERAL (
   SELECT rank, id FROM runs
   WHERE tenant_id = u.tenant AND queue = u.queue AND task = u.task AND coalesce(concurrency_key, '') = u.key
@@ -50,12 +50,13 @@ def lines(ledger: Ledger, after: Line | None, most: int) -> list[Line]:
     return [Line(tenant, queue, task, key or None) for tenant, queue, task, key in rows]
 
 
-def heads(ledger: Ledger, read: Sequence[Line], most: int) -> list[Candidate]:
-    """The runs at the front of these lines, at most so many of each."""
+def fronts(ledger: Ledger, read: Sequence[Line], most: int) -> list[list[Candidate]]:
+    """The runs at the front of each of these lines, at most so many of each."""
     columns = ([line.tenant for line in read], [line.queue for line in read], [line.task for line in read])
-    rows = ledger.call(_HEADS, *columns, [line.key or "" for line in read], most)
-    known = {line: line for line in read}
-    return [Candidate(rank, run, known[Line(*line)]) for rank, run, *line in rows]
+    found: list[list[Candidate]] = [[] for _ in read]
+    for place, rank, run in ledger.call(_FRONTS, *columns, [line.key or "" for line in read], most):
+        found[place - 1].append(Candidate(rank, run, read[place - 1]))
+    return found
 
 
 def next_due(ledger: Ledger) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -26,6 +27,14 @@ from tests.support.installations import Installation, eventually
 CAP = LimitRequest("cap", LimitKind.CONCURRENCY, 2)
 ECHO, WRITE = "diagnostics.echo", "diagnostics.write"
 MARK = {"key": "k", "value": "v"}
+_MANY_LINES = """
+INSERT INTO runs (tenant_id, id, task, queue, args, priority, rank, state, max_attempts, concurrency_key, actor_kind,
+                  actor, available_at)
+SELECT tenants.id, gen_random_uuid(), %s, 'diagnostics', '{}', 5, now(), 'QUEUED', 1, 'key-' || n / 5, 'API_KEY', 'a',
+       now()
+FROM tenants, generate_series(1, 15000) n WHERE tenants.id = %s
+"""
+"""3,000 lines of five runs."""
 Lead = Callable[[], Releases]
 
 
@@ -244,3 +253,31 @@ def test_in_a_long_line_a_bell_is_taken_only_for_what_comes_before_its_known_fro
         releases.hear(Bell(runs.line(row), Candidate(row.rank, row.id, runs.line(row))))
     installation.rows("UPDATE workers SET slots = 12")
     assert _released(releases)[0] == urgent.id
+
+
+def test_a_round_is_short_however_much_waits_and_bells_are_heard_meanwhile(
+    installation: Installation,
+    hands: Hands,
+    lead: Lead,
+    tenant: Principal,
+    other_tenant: Principal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installation.rows(_MANY_LINES, ECHO, str(tenant.tenant))
+    read: list[int] = []
+    call = hands.system.call
+
+    def counted(statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        rows = call(statement, *values)
+        read.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(hands.system, "call", counted)
+    releases = lead()
+    first = _released(releases)
+    assert len(first) == 10
+    late = installation.trigger(other_tenant, ECHO)
+    releases.hear(Bell(Line(other_tenant.tenant, "diagnostics", ECHO, None)))
+    releases.hear(_ended(hands, tenant, first[0]))
+    assert [change.run for change in releases.release()] == [late]
+    assert sum(read) < 10_000
