@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bulk, fairness, latency, run, shares, simulate, trigger
+from benchmarks import bulk, fairness, history, latency, loop, run, shares, simulate, trigger
 
 BENCHMARKS: dict[str, tuple[Callable[[float], Coroutine[Any, Any, dict[str, float]]], dict[str, str]]] = {
     "trigger": (
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, tuple[Callable[[float], Coroutine[Any, Any, dict[str, floa
     "latency": (latency.run, {"start ratio": "≤ 3", "seen ratio": "≤ 4"}),
     "bulk": (bulk.run, {"rate ratio": "≥ 10"}),
     "run": (run.run, {"rate ratio": "≥ 0.5", "PostgreSQL round trips a run": "2"}),
+    "loop": (loop.run, {"rate ratio": "≥ 1"}),
     "fairness": (
         fairness.run,
         {
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, tuple[Callable[[float], Coroutine[Any, Any, dict[str, floa
         },
     ),
     "shares": (shares.run, {"off by at most %": "≤ 5", "gain by 1,000 keys %": "< 2"}),
+    "history": (history.run, {"page of 50: ratio": "≤ 1.2", "run by id: ratio": "≤ 1.2"}),
     "simulate": (simulate.run, {"1,000,000 tenants: picks/s": "≥ 50,000", "slower by": "≤ 3"}),
 }
 

@@ -86,7 +86,7 @@ class Stack:
         made = Installation(self.folder, self.url, addresses, self.state["redis_url"])
         name = f"{queue}@benchmark"
         command = ("celery", "-q", "-A", "tasks.worker", "worker", "--without-gossip", "--without-mingle")
-        with _process(*command, "-n", name, "-c", "2", "-Q", queue, **made.environment("worker") | environment) as pid:
+        with process(*command, "-n", name, "-c", "2", "-Q", queue, **made.environment("worker") | environment) as pid:
             await_(lambda: bool(self.rows("SELECT 1 FROM workers WHERE name = %s", name)))
             yield pid
 
@@ -107,7 +107,7 @@ class Stack:
             "BENCHMARK_DATABASE_URL": self.state["database_url"],
             "BENCHMARK_REDIS_URL": self.state["redis_url"],
         }
-        with _process(*command, **os.environ | addresses) as pid:
+        with process(*command, **os.environ | addresses) as pid:
             if url:
                 await_(lambda: httpx2.post(url, content=b"{}").status_code > 0)
             yield pid
@@ -160,7 +160,7 @@ def held(*pids: int) -> Iterator[None]:
 
 
 @contextmanager
-def _process(*command: str, **environment: str) -> Iterator[int]:
+def process(*command: str, **environment: str) -> Iterator[int]:
     """A Python module as a process of its own group; its id."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command],

@@ -11,11 +11,12 @@ import orjson
 from benchmarks import measure, stacks
 from benchmarks.measure import Sample
 
-_MUTATION = """mutation Trigger($key: String!, $value: JSON) {
-  triggerBackgroundTask(taskName: "diagnostics.echo", args: $value, idempotencyKey: $key, delaySeconds: 86400) {
+_MUTATION = """mutation Trigger($key: String!, $value: JSON, $delay: Float) {
+  triggerBackgroundTask(taskName: "diagnostics.echo", args: $value, idempotencyKey: $key, delaySeconds: $delay) {
     success taskId message
   }
 }"""
+_LATER_SECONDS = 86400.0
 _ROUNDS = 3
 _OPERATIONS = {16: 3000, 1: 600}
 _FLOOR_PORT = 18999
@@ -46,11 +47,11 @@ async def run(scale: float) -> dict[str, float]:
     return figures
 
 
-def mutation(stack: stacks.Stack) -> Callable[[int], bytes]:
-    """Makes mutations that each trigger a run, which does not start."""
+def mutation(stack: stacks.Stack, delay_seconds: float = _LATER_SECONDS) -> Callable[[int], bytes]:
+    """Makes mutations that each trigger a run, which does not start while it is measured."""
 
     def make(number: int) -> bytes:
-        variables = {"key": uuid.uuid4().hex, "value": {"value": number}}
+        variables = {"key": uuid.uuid4().hex, "value": {"value": number}, "delay": delay_seconds}
         body = orjson.dumps({"query": _MUTATION, "operationName": "Trigger", "variables": variables})
         return measure.request(f"{stack.url}/graphql", body, **stack.authorization)
 
