@@ -137,8 +137,11 @@ class Releases:
                 picked = order.pick(pool.rooms(), min(room, _BATCH), self._costs.of, self._admission)
                 if not picked:
                     break
-                released += self._release(picked)
+                done = self._release(picked)
+                released += done
                 self._look_deeper(picked)
+                if len(done) < len(picked):
+                    break  # All that is known may have been cancelled: the rest is for the next round, to keep it short.
         return released
 
     def _sort(self, pools: list[Pool]) -> None:
