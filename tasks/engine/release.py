@@ -137,8 +137,11 @@ class Releases:
                 picked = order.pick(pool.rooms(), min(room, _BATCH), self._costs.of, self._admission)
                 if not picked:
                     break
-                released += self._release(picked)
+                done = self._release(picked)
+                released += done
                 self._look_deeper(picked)
+                if len(done) < len(picked):
+                    break  # All that is known may have been cancelled: the rest is for the next round.
         return released
 
     def _sort(self, pools: list[Pool]) -> None:
@@ -197,8 +200,8 @@ class Releases:
     def _rung(self, line: Line, candidate: Candidate | None) -> None:
         """Something waits in the line. Where all that waits is known, one run more can be taken from its bell."""
         order = self._orders.get(line.queue)
-        known = order is not None and self._surveyed and line not in self._unread and self._fleet.knows(line)
-        if candidate is None or order is None or not known:
+        fresh = line in self._unread or line in self._found or not self._surveyed
+        if candidate is None or order is None or fresh or not self._fleet.knows(line):
             self._unread[line] = None
         elif (last := self._deeper.get(line)) is None or candidate < last:
             order.offer([candidate])

@@ -276,24 +276,30 @@ def test_what_no_live_worker_knows_is_not_released_until_one_does(
     installation.rows("DELETE FROM workers WHERE name = %s", other)
 
 
+@pytest.fixture
+def read(hands: Hands, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each of the dispatcher's statements has returned."""
+    counts: list[int] = []
+    call = hands.system.call
+
+    def counted(statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        rows = call(statement, *values)
+        counts.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(hands.system, "call", counted)
+    return counts
+
+
 def test_a_round_is_short_however_much_waits_and_bells_are_heard_meanwhile(
     installation: Installation,
     hands: Hands,
     lead: Lead,
     tenant: Principal,
     other_tenant: Principal,
-    monkeypatch: pytest.MonkeyPatch,
+    read: list[int],
 ) -> None:
     installation.rows(_MANY_LINES, ECHO, str(tenant.tenant))
-    read: list[int] = []
-    call = hands.system.call
-
-    def counted(statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        rows = call(statement, *values)
-        read.append(len(rows))
-        return rows
-
-    monkeypatch.setattr(hands.system, "call", counted)
     releases = lead()
     first = _released(releases)
     assert len(first) == 10
@@ -302,3 +308,20 @@ def test_a_round_is_short_however_much_waits_and_bells_are_heard_meanwhile(
     releases.hear(_ended(hands, tenant, first[0]))
     assert [change.run for change in releases.release()] == [late]
     assert sum(read) < 10_000
+
+
+def test_a_round_is_short_when_all_that_was_known_has_been_cancelled(
+    installation: Installation, hands: Hands, lead: Lead, tenant: Principal, other_tenant: Principal, read: list[int]
+) -> None:
+    installation.rows(_MANY_LINES, ECHO, str(tenant.tenant))
+    releases = lead()
+    first = _released(releases)
+    late = installation.trigger(other_tenant, ECHO)
+    installation.rows("UPDATE runs SET state = 'CANCELLED' WHERE state = 'QUEUED' AND id <> %s", late)
+    for run in first:
+        releases.hear(_ended(hands, tenant, run))
+    read.clear()
+    assert releases.release() == []
+    assert len(read) <= 4
+    releases.hear(Bell(Line(other_tenant.tenant, "diagnostics", ECHO, None)))
+    assert [change.run for change in eventually(releases.release)] == [late]
