@@ -39,8 +39,8 @@ class Hand:
 
     def release(self, run: UUID) -> Release:
         """Release one waiting run without sending its message."""
-        ((tenant, _, task, queue, fence, *_),) = self._ledger.call(
-            "SELECT * FROM release_runs(%s, %s, %s, %s)",
+        ((tenant, task, queue, fence),) = self._ledger.call(
+            "SELECT tenant_id, task, queue, fence FROM release_runs(%s, %s, %s, %s)",
             self._shard,
             self._epoch,
             [self._installation.accepted[run]],
