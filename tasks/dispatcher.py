@@ -62,12 +62,14 @@ class Dispatcher:
         self._costs = Costs()
         self._step = timedelta(seconds=current.engine.priority_step_seconds)
         self._epoch: int | None = None
+        self._in_round = False
         self._releases: Releases | None = None
         self._lead_next = self._sweep_next = self._housekeeping_next = self._tell_next = self._listen_next = 0.0
 
     def tick(self) -> None:
         """One round: lead, listen, sweep when it is time, release."""
         now = time.monotonic()
+        self._in_round = True
         try:
             if now >= self._lead_next:
                 self._lead(now)
@@ -86,9 +88,13 @@ class Dispatcher:
         except Exception:
             log.exception("dispatcher_round_failed")
             self._start_over()
+        finally:
+            self._in_round = False
 
     def close(self) -> None:
         """Give the leadership up and close the connections."""
+        if self._in_round:
+            return  # In a signal's handler: beat closes again once it has left the round, whose connection is in use.
         try:
             self._ledger.call("SELECT resign(%s, %s)", self._engine.shard, self._holder)
         except psycopg2.Error:
