@@ -41,6 +41,8 @@ def arm(ring: KeyRing, refuse: Refuse) -> None:
 class Channel(redis.Channel):  # type: ignore[misc]
     """kombu's Redis channel with a guard at its reading places."""
 
+    do_restore = False
+    """What a worker has taken and not begun when it ends is released again: nothing of it is kept in Redis."""
     ring: ClassVar[KeyRing] = {}
     refuse: ClassVar[Refuse] = staticmethod(lambda reason, queue, digest: None)
 
