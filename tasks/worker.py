@@ -199,6 +199,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             slots=lambda: int(parent.pool.num_processes),
             send=bench.send,
             refusals=bench.refusals,
+            set_skew=transport.set_skew,
             kill="prefork" in type(parent.pool).__module__,
             patience=current.worker.grace_seconds + current.engine.lease_seconds,
         )

@@ -265,7 +265,8 @@ class Releases:
         pipeline = self._broker.pipeline(transaction=False)
         for one in released:
             release = Release(one.tenant, one.run, one.task, one.queue, one.fence)
-            pipeline.lpush(one.queue, messages.encode(release, self._engine.grant_keys, self._engine.grant_seconds))
+            expires = one.at.timestamp() + self._engine.grant_seconds
+            pipeline.lpush(one.queue, messages.encode(release, self._engine.grant_keys, expires))
         try:
             answers = pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
