@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that fails when it is told to: cut, frozen, slow, or stopped at a text on the wire."""
+"""A TCP proxy on loopback that fails when it is told to: cut, frozen, slow, thin, half open, or stopped at a text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 _CHUNK = 64 * 1024
 _REMEMBERED = 64 * 1024
+_THIN_PART = 128
 _CLOSE_AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER that makes the kernel send RST instead of FIN."""
 
@@ -65,6 +66,9 @@ class Proxy:
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self._slowness: tuple[bytes, float] = (b"", 0.0)
+        self._bytes_per_second = 0.0
+        self._resetting = 0
+        self._pieces = 0
         self._traps: list[Trap] = []
         self._connections: list[_Connection] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -97,6 +101,20 @@ class Proxy:
         """Hold back every piece that a client sends and that begins so, for so long; 0 ends it."""
         self._slowness = (beginning, seconds)
 
+    def thin(self, bytes_per_second: float) -> None:
+        """Let no more through in each direction of each connection; 0 ends it."""
+        self._bytes_per_second = bytes_per_second
+
+    def reset_each(self, number: int) -> None:
+        """Reset the connection on which one in so many pieces is sent; 0 ends it."""
+        self._resetting = number
+
+    def swallow(self) -> None:
+        """Half open: what the connections there are send arrives nowhere, and nobody says so; new ones are welcome."""
+        with self.lock:
+            for connection in self._connections:
+                connection.swallows = True
+
     def cut(self) -> None:
         """Reset every connection; new ones are welcome."""
         with self.lock:
@@ -119,6 +137,21 @@ class Proxy:
         beginning, seconds = self._slowness
         if seconds and data.startswith(beginning):
             self.closing.wait(seconds)
+
+    def squeeze(self, data: bytes) -> Iterator[bytes]:
+        """Called by a connection: the parts of a piece, each when there is room for it."""
+        while data and self._bytes_per_second:
+            part, data = data[:_THIN_PART], data[_THIN_PART:]
+            self.closing.wait(len(part) / self._bytes_per_second)
+            yield part
+        if data:
+            yield data
+
+    def resets(self) -> bool:
+        """Called by a connection: whether the piece that it sends now is one too many."""
+        with self.lock:
+            self._pieces += 1
+            return bool(self._resetting) and self._pieces % self._resetting == 0
 
     def caught(self, seen: dict[Trap, int], text: bytearray, data: bytes) -> Trap | None:
         """Called by a connection: the trap whose last text it now sends; each catches one connection once."""
@@ -171,6 +204,7 @@ class _Connection:
         self._answers: Trap | None = None
         self._seen: dict[Trap, int] = {}
         self.text = bytearray()
+        self.swallows = False
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -200,6 +234,8 @@ class _Connection:
             elif trap is not None:
                 trap.hold()
             self._proxy.linger(data)
+            if self._proxy.resets():
+                return
             self._forward(self._server, data)
 
     def _down(self) -> None:
@@ -210,9 +246,10 @@ class _Connection:
             self._forward(self._client, data)
 
     def _forward(self, side: socket.socket, data: bytes) -> None:
-        self._proxy.flow.wait()
-        if not self._closed.is_set():
-            side.sendall(data)
+        for part in self._proxy.squeeze(data):
+            self._proxy.flow.wait()
+            if not (self._closed.is_set() or self.swallows):
+                side.sendall(part)
 
 
 def _reset(side: socket.socket) -> None:
