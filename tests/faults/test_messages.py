@@ -272,7 +272,8 @@ def test_row_37_a_flood_of_garbage_leaves_room_for_real_work(
             counts[flooded] += _ended(installation) - before
         assert installation.processes["w1"].poll() is None
         _all_are_read(installation)
-    assert counts[True] >= 0.5 * counts[False], counts
+    # The quick form may run where others leave this process little of the machine.
+    assert counts[True] >= tier(0.25, 0.5) * counts[False], counts
     eventually(lambda: sum(total for (total,) in installation.rows("SELECT total FROM refused_counts")) == sent)
     assert_invariants(installation, 120)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from urllib.parse import urlsplit
 
 _CHUNK = 64 * 1024
@@ -132,11 +134,10 @@ class Proxy:
         for trap in self._traps:
             trap.release()
 
-    def linger(self, data: bytes) -> None:
-        """Called by a connection: wait as long as the piece is to be held back."""
+    def due(self, data: bytes) -> float:
+        """Called by a connection: when the piece that has come now is to be passed on."""
         beginning, seconds = self._slowness
-        if seconds and data.startswith(beginning):
-            self.closing.wait(seconds)
+        return time.monotonic() + (seconds if data.startswith(beginning) else 0.0)
 
     def squeeze(self, data: bytes) -> Iterator[bytes]:
         """Called by a connection: the parts of a piece, each when there is room for it."""
@@ -195,7 +196,7 @@ class Proxy:
 
 
 class _Connection:
-    """One client's connection: a thread for each direction."""
+    """One client's connection: a thread for each direction, and one for what is on its way to the server."""
 
     def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy = proxy
@@ -205,16 +206,19 @@ class _Connection:
         self._seen: dict[Trap, int] = {}
         self.text = bytearray()
         self.swallows = False
+        self._sent: SimpleQueue[tuple[float, bytes] | None] = SimpleQueue()
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Start both threads."""
-        for work in (self._up, self._down):
+        """Start its threads."""
+        threading.Thread(target=self._take, name="proxy-connection", daemon=True).start()
+        for work in (self._deliver, self._down):
             threading.Thread(target=self._pass, args=(work,), name="proxy-connection", daemon=True).start()
 
     def close(self) -> None:
         """Reset both sides."""
         self._closed.set()
+        self._sent.put(None)
         for side in (self._client, self._server):
             _reset(side)
 
@@ -226,16 +230,27 @@ class _Connection:
         finally:
             self.close()
 
-    def _up(self) -> None:
-        while data := self._client.recv(_CHUNK):
-            trap = self._proxy.caught(self._seen, self.text, data)
-            if trap is not None and trap.answer:
-                self._answers = trap
-            elif trap is not None:
-                trap.hold()
-            self._proxy.linger(data)
-            if self._proxy.resets():
-                return
+    def _take(self) -> None:
+        """What the client has sent reaches the server also when the client is gone by then."""
+        try:
+            while data := self._client.recv(_CHUNK):
+                trap = self._proxy.caught(self._seen, self.text, data)
+                if trap is not None and trap.answer:
+                    self._answers = trap
+                elif trap is not None:
+                    trap.hold()
+                if self._proxy.resets():
+                    self.close()
+                self._sent.put((self._proxy.due(data), data))
+        except OSError:
+            pass
+        finally:
+            self._sent.put(None)
+
+    def _deliver(self) -> None:
+        while (piece := self._sent.get()) is not None:
+            due, data = piece
+            self._closed.wait(max(0.0, due - time.monotonic()))
             self._forward(self._server, data)
 
     def _down(self) -> None:
