@@ -96,6 +96,8 @@ class Releases:
         self._read_terms()
         new = self._count()
         self._survey()
+        self._unread |= self._passed_over
+        self._passed_over.clear()
         self._read_waiting()
         for flight in new:
             if order := self._orders.get(flight.line.queue):
@@ -142,6 +144,7 @@ class Releases:
             order = FairOrder(self._admission.weights)
             self._orders.update(dict.fromkeys(pool.queues, order))
         self._unread: dict[Line, None] = {}
+        self._passed_over: dict[Line, None] = {}
         self._deeper: dict[Line, Candidate] = {}
         """Lines of which more waits than is known, and the last run that is."""
         self._read_until: Line | None = None
@@ -253,12 +256,12 @@ class Releases:
         return self._publish([one for one in released if one.as_wanted])
 
     def _not_released(self, candidate: Candidate) -> None:
-        """It counts for nothing, and its line is read anew."""
+        """It counts for nothing. Its line is read anew with the next sweep: until then nothing may have changed."""
         line = candidate.line
         self._admission.untake(candidate)
         self._orders[line.queue].charge(line.tenant, line.key, -self._costs.of(line))
         self._wake(line)
-        self._unread[line] = None
+        self._passed_over[line] = None
 
     def _publish(self, released: list[_Released]) -> list[Change]:
         """Hand the released runs to their queues; what the broker refuses goes back into the ledger's queue."""

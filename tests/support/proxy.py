@@ -82,6 +82,12 @@ class Proxy:
         parts = urlsplit(address)
         return parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self._port}").geturl()
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        with self.lock:
+            return sum(connection.open for connection in self._connections)
+
     def trap(self, *texts: bytes, answer: bool = False) -> Trap:
         """Lay a trap for the next connection that from now on sends these texts in this order; see `Trap`."""
         made = Trap(texts, answer)
@@ -214,6 +220,11 @@ class _Connection:
         threading.Thread(target=self._take, name="proxy-connection", daemon=True).start()
         for work in (self._deliver, self._down):
             threading.Thread(target=self._pass, args=(work,), name="proxy-connection", daemon=True).start()
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not been closed yet."""
+        return not self._closed.is_set()
 
     def close(self) -> None:
         """Reset both sides."""
