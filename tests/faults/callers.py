@@ -22,17 +22,20 @@ _TRIGGER = (
     " { success taskId problem { code message } } }"
 )
 _PAUSE_SECONDS = 0.2
-_PATIENCE_SECONDS = 60.0
 
 
 class Patient:
     """Somebody of one tenant. What is answered for counts as accepted.
 
     Args:
+        patience_seconds: how long it goes on trying.
         apis: which copies of the API there are: each try goes to the next of them, as behind a load balancer.
     """
 
-    def __init__(self, installation: Installation, tenant: Principal, apis: Sequence[Api]) -> None:
+    def __init__(
+        self, installation: Installation, tenant: Principal, apis: Sequence[Api], patience_seconds: float = 60.0
+    ) -> None:
+        self._patience_seconds = patience_seconds
         self._installation = installation
         self._tenant = tenant
         self._callers = itertools.cycle([api.caller(tenant) for api in apis])
@@ -44,7 +47,7 @@ class Patient:
     def trigger(self, task: str, args: Mapping[str, Any]) -> UUID:
         """Trigger a run; its id, once the API has told it."""
         variables = {"task": task, "args": dict(args), "key": f"key-{ids.new()}"}
-        until = time.monotonic() + _PATIENCE_SECONDS
+        until = time.monotonic() + self._patience_seconds
         while (run := self._try(next(self._callers), variables)) is None:
             assert time.monotonic() < until, self.refusals[-5:]
             threading.Event().wait(_PAUSE_SECONDS)

@@ -103,12 +103,17 @@ def running(installation: Installation, name: str = "api", **environment: str) -
 
 def start(api: Api, **environment: str) -> None:
     """Start its process, the first time or again, and wait until it answers."""
+    launch(api, **environment)
+    eventually(lambda: _answers(api.client, api.url) or _ended(api.installation, api.name))
+
+
+def launch(api: Api, **environment: str) -> None:
+    """Start its process."""
     port = str(urlsplit(api.url).port)
     frame_bytes = str(api.installation.settings.api.bulk_body_bytes)
     api.installation.start(
         api.name, "uvicorn", "--factory", "api.app:create", "--port", port, "--ws-max-size", frame_bytes, **environment
     )
-    eventually(lambda: _answers(api.client, api.url) or _ended(api.installation, api.name))
 
 
 def free_port() -> int:
