@@ -371,7 +371,7 @@ class Engine(RuleBasedStateMachine):
 
     def _effect(self, held: Message, outside: str) -> None:
         """The provider answers, refuses before anything happens, or the attempt dies or is replaced meanwhile."""
-        seen, before = self.seen[held.run], self._row(held.run)
+        seen = self.seen[held.run]
 
         def call(idempotency_key: str) -> str:
             assert seen.done_outside == 0
@@ -391,7 +391,7 @@ class Engine(RuleBasedStateMachine):
             if isinstance(error, Fenced):
                 assert not self._row(held.run).held_under(held.fence)
         else:
-            assert before.held_under(held.fence)
+            assert self._row(held.run).held_under(held.fence)
             assert seen.done_outside == 1
 
     def _extend(self, held: Message) -> None:
