@@ -33,6 +33,7 @@ _BELLS = 1000
 """How many bells are heard at once: a flood of them must not keep the dispatcher from its work."""
 _HOUSEKEEPING_SECONDS = 3600.0
 _REDIS_PAUSE_SECONDS = 0.5
+_SILENCE_SECONDS = 2.0
 _PARTITIONS_AHEAD_DAYS = 30
 
 
@@ -62,12 +63,15 @@ class Dispatcher:
         self._costs = Costs()
         self._step = timedelta(seconds=current.engine.priority_step_seconds)
         self._epoch: int | None = None
+        self._in_round = False
+        self._heard = self._asked = 0.0
         self._releases: Releases | None = None
         self._lead_next = self._sweep_next = self._housekeeping_next = self._tell_next = self._listen_next = 0.0
 
     def tick(self) -> None:
         """One round: lead, listen, sweep when it is time, release."""
         now = time.monotonic()
+        self._in_round = True
         try:
             if now >= self._lead_next:
                 self._lead(now)
@@ -86,9 +90,13 @@ class Dispatcher:
         except Exception:
             log.exception("dispatcher_round_failed")
             self._start_over()
+        finally:
+            self._in_round = False
 
     def close(self) -> None:
         """Give the leadership up and close the connections."""
+        if self._in_round:
+            return  # In a signal's handler: beat closes again once it has left the round, whose connection is in use.
         try:
             self._ledger.call("SELECT resign(%s, %s)", self._engine.shard, self._holder)
         except psycopg2.Error:
@@ -136,19 +144,35 @@ class Dispatcher:
             time.sleep(min(seconds, _REDIS_PAUSE_SECONDS))
             return
         try:
-            if not self._ears.subscribed:
-                self._ears.subscribe(names.BELL)
+            self._make_sure_to_hear()
             message = self._ears.get_message(ignore_subscribe_messages=True, timeout=seconds)
             for _ in range(_BELLS):
                 if message is None:
                     break
-                if self._releases is not None:
+                self._heard = time.monotonic()
+                if message["type"] == "message" and self._releases is not None:
                     self._releases.hear(publish.heard(message["data"]))
                 message = self._ears.get_message(ignore_subscribe_messages=True, timeout=0)
         except (redis.RedisError, OSError) as error:
             log.warning("bell_out_of_order", error=type(error).__name__)
             self._ears.reset()
             self._listen_next = time.monotonic() + _REDIS_PAUSE_SECONDS
+
+    def _make_sure_to_hear(self) -> None:
+        """Subscribe; and as silence may mean that the line is dead, ask for an answer after some of it.
+
+        Raises:
+            redis.ConnectionError: there was none.
+        """
+        now = time.monotonic()
+        if not self._ears.subscribed:
+            self._ears.subscribe(names.BELL)
+            self._heard = self._asked = now
+        elif now - self._heard > 3 * _SILENCE_SECONDS:
+            raise redis.ConnectionError("no answer")
+        elif now - max(self._heard, self._asked) > _SILENCE_SECONDS:
+            self._ears.ping()
+            self._asked = now
 
     def _sweep(self) -> None:
         """Move what is due, what was not claimed and what died."""

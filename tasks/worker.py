@@ -199,6 +199,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             slots=lambda: int(parent.pool.num_processes),
             send=bench.send,
             refusals=bench.refusals,
+            set_skew=transport.set_skew,
             kill=_has_children(parent.pool),
             patience=current.worker.grace_seconds + current.engine.lease_seconds,
         )

@@ -26,6 +26,7 @@ from tenants.context import Principal
 from tenants.roles import Addresses, Passwords
 from tests.support.hands import Hands
 from tests.support.installations import ROOT, Installation
+from tests.support.tiers import Tier
 
 _PASSWORDS = Passwords(owner="owner-for-tests", app="app-for-tests", system="system-for-tests")
 _TEMPLATE = "tenantry_template"
@@ -34,6 +35,20 @@ os.environ["TENANTRY_DIAGNOSTICS"] = "true"
 hypothesis.settings.register_profile("tenantry", deadline=None)
 hypothesis.settings.load_profile("tenantry")
 signal.signal(signal.SIGTERM, signal.default_int_handler)  # As after Ctrl-C, fixtures end what they started.
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the tests that have a long form take."""
+    parser.addoption(
+        "--tier", type=Tier, choices=list(Tier), default=Tier.QUICK, help="quick, as CI runs them, or full"
+    )
+
+
+@pytest.fixture(scope="session")
+def tier(pytestconfig: pytest.Config) -> Tier:
+    """`tier(short, long)`: which form of a test is asked for."""
+    chosen: Tier = pytestconfig.getoption("--tier")
+    return chosen
 
 
 @pytest.fixture(scope="session")

@@ -61,10 +61,6 @@ def perform(
         grant = grants.read(desk.settings.engine.grant_keys, headers.get(grants.HEADER))
     except BadGrant:
         return Ending.IGNORE, None
-    if grants.expired(grant):
-        log.info("grant_expired", run=ids.show("run", grant.run))
-        refusals.count_dropped(desk.ledger, "expired", worker)
-        return Ending.IGNORE, None
     claim = desk.ledger.claim(grant.tenant, grant.run, grant.fence, definition.name, worker, definition.hard_seconds)
     if claim is None:
         log.info("message_stale", run=ids.show("run", grant.run), fence=grant.fence)

@@ -36,7 +36,7 @@ class Grant:
         task: the task's full name.
         queue: the queue it was released to.
         body: the SHA-256 of the message's body, in hexadecimal.
-        expires: when it ends, in seconds of Unix time.
+        expires: when it ends, in seconds of Unix time by the database's clock.
     """
 
     tenant: UUID
@@ -111,6 +111,10 @@ def read(ring: KeyRing, text: object) -> Grant:
         raise BadGrant("malformed") from None
 
 
-def expired(grant: Grant) -> bool:
-    """Whether the grant's time is over."""
-    return grant.expires < time.time()
+def expired(grant: Grant, skew: float = 0.0) -> bool:
+    """Whether the grant's time is over.
+
+    Args:
+        skew: seconds by which the database's clock, which set it, is ahead of this machine's.
+    """
+    return grant.expires < time.time() + skew

@@ -32,6 +32,7 @@ from tenants.settings import Engine
 log = structlog.get_logger(__name__)
 _WATCH_SECONDS = 0.1
 _CANCEL_GRACE_SECONDS = 5.0
+_WRONG_CLOCK_SECONDS = 5.0
 _STOPPED = {-signal.SIGTERM, -signal.SIGQUIT}
 """How a child ends that its worker stops."""
 
@@ -49,6 +50,7 @@ class Keeper:
         slots: how many attempts it runs at once, asked at every report.
         send: publish best effort.
         refusals: what the transport refused, to be reported.
+        set_skew: told by how many seconds the database's clock is ahead of this machine's.
         kill: whether children are processes that can be signalled.
         patience: seconds that a worker which was told to stop may do nothing, before it is ended.
     """
@@ -65,6 +67,7 @@ class Keeper:
         slots: Callable[[], int],
         send: Callable[[list[Notice]], None],
         refusals: Refusals,
+        set_skew: Callable[[float], None],
         kill: bool,
         patience: float,
     ) -> None:
@@ -77,6 +80,7 @@ class Keeper:
         self._slots = slots
         self._send = send
         self._refusals = refusals
+        self._set_skew = set_skew
         self._kill = kill
         self._patience = patience
         self._stopping = threading.Event()
@@ -239,8 +243,8 @@ class Keeper:
 
     def _report(self) -> None:
         current = {(slot.run, slot.fence) for slot in self._board.active()}
-        self._reports.call(
-            "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s, %s)",
+        ((_, database_now),) = self._reports.call(
+            "SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s, %s), extract(epoch FROM clock_timestamp())::float8",
             self._worker,
             self._queues(),
             0 if self._draining else self._slots(),
@@ -250,6 +254,12 @@ class Keeper:
             self._started,
             list(registry.definitions()),
         )
+        skew = database_now - time.time()
+        if self._started and abs(skew) > _WRONG_CLOCK_SECONDS:
+            log.warning(
+                "clock_differs", seconds=round(skew, 1), hint="The database's clock counts: set this machine's."
+            )
+        self._set_skew(skew)
         self._reported = current
         self._started = False
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import time
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -55,11 +54,11 @@ class Release:
     fence: int
 
 
-def encode(release: Release, ring: KeyRing, grant_seconds: float) -> bytes:
+def encode(release: Release, ring: KeyRing, expires: float) -> bytes:
     """A release as a message, signed, as kombu puts it into a Redis list.
 
     Args:
-        grant_seconds: how long it may wait in its queue.
+        expires: until when it may wait in its queue, in seconds of Unix time by the database's clock.
     """
     body = _body(release.run)
     grant = Grant(
@@ -69,13 +68,16 @@ def encode(release: Release, ring: KeyRing, grant_seconds: float) -> bytes:
         task=release.task,
         queue=release.queue,
         body=grants.digest(body),
-        expires=int(time.time() + grant_seconds),
+        expires=int(expires),
     )
     return orjson.dumps(_message(grant, grants.sign(ring, grant)))
 
 
-def decode(ring: KeyRing, element: bytes, queue: str) -> dict[str, Any]:
+def decode(ring: KeyRing, element: bytes, queue: str, skew: float = 0.0) -> dict[str, Any]:
     """The message that the dispatcher signed, from a queue's element.
+
+    Args:
+        skew: seconds by which the database's clock is ahead of this machine's.
 
     Raises:
         BadGrant: `size`, `json`, `shape`, `missing`, `malformed`, `signature`, `mismatch` or `expired`.
@@ -94,7 +96,7 @@ def decode(ring: KeyRing, element: bytes, queue: str) -> dict[str, Any]:
         raise BadGrant("mismatch")
     if {name: value for name, value in headers.items() if name not in _MARKS} != message["headers"]:
         raise BadGrant("mismatch")
-    if grants.expired(grant):
+    if grants.expired(grant, skew):
         raise BadGrant("expired")
     return message
 

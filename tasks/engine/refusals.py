@@ -13,7 +13,7 @@ _REFUSE = "SELECT refuse_messages(%s, %s, %s, %s::uuid[], %s, %s, %s)"
 
 
 def count_dropped(ledger: Ledger, reason: str, worker: str) -> None:
-    """A rightly signed message came too late, `expired` or `stale`: counted, and nothing else is kept of it."""
+    """A rightly signed message came too late: counted, and nothing else is kept of it."""
     ledger.call(_REFUSE, [reason], [1], worker, [], [], [], [])
 
 

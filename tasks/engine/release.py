@@ -83,6 +83,7 @@ class Releases:
         self._read_upto: str | None = None
         self._ahead = 0.0
         self._broker_next = 0.0
+        self._cut_short = False
         self._sort([])
 
     def hear(self, bell: Bell | Ended | None) -> None:
@@ -100,6 +101,8 @@ class Releases:
         self._read_terms()
         new = self._count()
         self._survey()
+        self._unread |= self._passed_over
+        self._passed_over.clear()
         self._read_waiting()
         for flight in new:
             if order := self._orders.get(flight.line.queue):
@@ -110,7 +113,7 @@ class Releases:
         now = time.monotonic()
         if now < self._broker_next:
             return self._broker_next - now
-        if (self._unread or self._found or not self._surveyed) and self._fleet.free():
+        if (self._unread or self._found or self._cut_short or not self._surveyed) and self._fleet.free():
             return 0.0
         opening = self._admission.next_opening()
         return self._engine.sweep_seconds if opening is None else max(0.0, opening - self._ahead - now)
@@ -127,6 +130,7 @@ class Releases:
         if not self._surveyed and not self._found:
             self._survey()
         self._read_waiting()
+        self._cut_short = False
         self._admission.now = time.monotonic() + self._ahead
         for tenant, key in self._admission.opened():
             for order in self._every_order:
@@ -141,7 +145,9 @@ class Releases:
                 released += done
                 self._look_deeper(picked)
                 if len(done) < len(picked):
-                    break  # All that is known may have been cancelled: the rest is for the next round.
+                    # All that is known may have been cancelled: the rest is for the next round, which follows at once.
+                    self._cut_short = True
+                    break
         return released
 
     def _sort(self, pools: list[Pool]) -> None:
@@ -156,6 +162,8 @@ class Releases:
         """Lines that have changed."""
         self._found: dict[Line, None] = {}
         """Lines that the survey has found."""
+        self._passed_over: dict[Line, None] = {}
+        """Lines whose first run was held by another, until the next sweep."""
         self._deeper: dict[Line, Candidate] = {}
         """Lines of which more waits than is known, and the last run that is."""
         self._read_until: Line | None = None
@@ -267,19 +275,20 @@ class Releases:
         return self._publish([one for one in released if one.as_wanted])
 
     def _not_released(self, candidate: Candidate) -> None:
-        """It counts for nothing, and its line is read anew."""
+        """It counts for nothing. Its line is read anew with the next sweep: until then nothing may have changed."""
         line = candidate.line
         self._admission.untake(candidate)
         self._orders[line.queue].charge(line.tenant, line.key, -self._costs.of(line))
         self._wake(line)
-        self._unread[line] = None
+        self._passed_over[line] = None
 
     def _publish(self, released: list[_Released]) -> list[Change]:
         """Hand the released runs to their queues; what the broker refuses goes back into the ledger's queue."""
         pipeline = self._broker.pipeline(transaction=False)
         for one in released:
             release = Release(one.tenant, one.run, one.task, one.queue, one.fence)
-            pipeline.lpush(one.queue, messages.encode(release, self._engine.grant_keys, self._engine.grant_seconds))
+            expires = one.at.timestamp() + self._engine.grant_seconds
+            pipeline.lpush(one.queue, messages.encode(release, self._engine.grant_keys, expires))
         try:
             answers = pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:

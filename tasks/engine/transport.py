@@ -39,10 +39,18 @@ def arm(ring: KeyRing, refuse: Refuse) -> None:
     Channel.refuse = staticmethod(refuse)
 
 
+def set_skew(seconds: float) -> None:
+    """Tell this process by how much the database's clock is ahead of its own: grants end by the database's."""
+    Channel.skew = seconds
+
+
 class Channel(redis.Channel):  # type: ignore[misc]
     """kombu's Redis channel with a guard at its reading places."""
 
+    do_restore = False
+    """What a worker has taken and not begun when it ends is released again: nothing of it is kept in Redis."""
     ring: ClassVar[KeyRing] = {}
+    skew: ClassVar[float] = 0.0
     refuse: ClassVar[Refuse] = staticmethod(lambda reason, queue, digest: None)
 
     def _brpop_read(self, **options: Any) -> bool:
@@ -80,7 +88,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         if queue.endswith(_REPLIES):
             return dict(orjson.loads(element))
         try:
-            message = messages.decode(self.ring, element, queue)
+            message = messages.decode(self.ring, element, queue, type(self).skew)
             if (task := message["headers"]["task"]) not in registry.definitions():
                 log.error("task_unknown", task=task, hint="This worker's code has no such task. The run waits for one.")
                 raise BadGrant("unknown")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from api.embedded import Servers
+from tenants.context import Principal
 from tenants.roles import Addresses
 from tests.conftest import installed
-from tests.support import proxy
+from tests.support import proxy, subscribers
 from tests.support.installations import Installation
 from tests.support.proxy import Proxy
+from tests.support.subscribers import Subscriber
 
 LEASE_SECONDS = 2.0
 QUICKLY = {
@@ -31,6 +34,26 @@ def installation(servers: Servers, template: Addresses, tmp_path: Path) -> Itera
     with installed(servers, template, tmp_path) as made:
         made.environment.update(QUICKLY)
         yield made
+
+
+@pytest.fixture
+def subscriber(installation: Installation) -> Iterator[Subscriber]:
+    """Follows every tenant through the row."""
+    with subscribers.to(installation) as made:
+        yield made
+
+
+@pytest.fixture
+def new_tenant(installation: Installation, subscriber: Subscriber) -> Callable[..., Principal]:
+    """Makes tenants with the families named, and has them followed."""
+    numbers = itertools.count(1)
+
+    def make(*families: str) -> Principal:
+        made = installation.tenant(f"t{next(numbers)}", *families)
+        subscriber.follow(made)
+        return made
+
+    return make
 
 
 @pytest.fixture

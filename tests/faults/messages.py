@@ -26,13 +26,24 @@ QUEUE = "diagnostics"
 Payload = dict[str, Any]
 
 
-class Hand:
+class Pen:
+    """Signs messages as the dispatcher does."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._ring = installation.settings.engine.grant_keys
+
+    def message(self, release: Release, grant_seconds: float = 60) -> bytes:
+        """The message that the dispatcher would send."""
+        return messages.encode(release, self._ring, time.time() + grant_seconds)
+
+
+class Hand(Pen):
     """Leads the shard in place of a dispatcher, and only when told."""
 
     def __init__(self, installation: Installation) -> None:
+        super().__init__(installation)
         self._installation = installation
         settings = installation.settings
-        self._ring = settings.engine.grant_keys
         self._shard = settings.engine.shard
         self._ledger = Ledger(installation.addresses.system, settings.engine, application="tests")
         ((self._epoch,),) = self._ledger.call("SELECT take_lead(%s, 'tests', %s)", self._shard, timedelta(hours=1))
@@ -47,10 +58,6 @@ class Hand:
             [run],
         )
         return Release(tenant, run, task, queue, fence)
-
-    def message(self, release: Release, grant_seconds: float = 60) -> bytes:
-        """The message that the dispatcher would send."""
-        return messages.encode(release, self._ring, grant_seconds)
 
     def send(self, *elements: bytes, queue: str = QUEUE) -> None:
         """Put elements into a queue, the first to be read first."""
@@ -78,10 +85,10 @@ class Bad:
     queue: str = QUEUE
 
 
-def falsified(hand: Hand, release: Release, other_tenant: UUID, other_queue: str) -> list[Bad]:
+def falsified(pen: Pen, release: Release, other_tenant: UUID, other_queue: str) -> list[Bad]:
     """Messages for a run that is really released, each wrong in one way, and elements that are no messages at all."""
-    good: Payload = orjson.loads(hand.message(release))
-    return [*_no_messages(), *_ill_shaped(good), *_forged(hand, release, good, other_tenant, other_queue)]
+    good: Payload = orjson.loads(pen.message(release))
+    return [*_no_messages(), *_ill_shaped(good), *_forged(pen, release, good, other_tenant, other_queue)]
 
 
 def _no_messages() -> Iterable[Bad]:
@@ -140,7 +147,7 @@ def _ill_shaped(good: Payload) -> Iterable[Bad]:
     yield Bad("a scalar body", orjson.dumps({**good, "body": base64.b64encode(b"7").decode()}), "mismatch")
 
 
-def _forged(hand: Hand, release: Release, good: Payload, other_tenant: UUID, other_queue: str) -> Iterable[Bad]:
+def _forged(pen: Pen, release: Release, good: Payload, other_tenant: UUID, other_queue: str) -> Iterable[Bad]:
     def with_header(name: str, value: object) -> bytes:
         return _with(good, "headers", name, value)
 
@@ -167,10 +174,10 @@ def _forged(hand: Hand, release: Release, good: Payload, other_tenant: UUID, oth
     yield Bad("an old key", with_header(grants.HEADER, grants.sign(old, made)), "signature")
     forged_under_a_known_id = {"k1": SecretStr("somebody-elses-key-under-a-known-id")}
     yield Bad("another key", with_header(grants.HEADER, grants.sign(forged_under_a_known_id, made)), "signature")
-    yield Bad("expired", hand.message(release, grant_seconds=-time.time()), "expired")
-    yield Bad("an older fence", hand.message(replace(release, fence=release.fence - 1)), "stale")
-    yield Bad("signed for another tenant", hand.message(replace(release, tenant=other_tenant)), "stale")
-    yield Bad("signed for another task", hand.message(replace(release, task="diagnostics.echo")), "stale")
+    yield Bad("expired", pen.message(release, grant_seconds=-time.time()), "expired")
+    yield Bad("an older fence", pen.message(replace(release, fence=release.fence - 1)), "stale")
+    yield Bad("signed for another tenant", pen.message(replace(release, tenant=other_tenant)), "stale")
+    yield Bad("signed for another task", pen.message(replace(release, task="diagnostics.echo")), "stale")
 
 
 def _with(good: Payload, part: str, name: str, value: object) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -52,6 +53,15 @@ class Server:
     def thaw(self) -> None:
         """It answers again, what was asked meanwhile first."""
         self._process.signal(signal.SIGCONT)
+
+    def fill(self) -> None:
+        """It may write no file any more, as on a disk that is full; after its next start it may again."""
+        pid = self._process.pid
+        owner = Path(f"/proc/{pid}").stat()  # Only processes of its own account may do that to it.
+        for process in (str(pid), *Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            subprocess.run(
+                ["prlimit", "--pid", process, "--fsize=0"], user=owner.st_uid, group=owner.st_gid, check=False
+            )
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, f"{self._process.command.name} has ended"

@@ -130,6 +130,23 @@ def test_a_dispatcher_frozen_inside_a_release_blocks_nobody(
     assert_invariants(installation)
 
 
+def test_a_dispatcher_that_is_told_to_stop_in_the_middle_of_a_round_gives_up_its_lead_and_ends(
+    installation: Installation, tenant: Principal, database_proxy: Proxy
+) -> None:
+    installation.start_worker()
+    trap = database_proxy.trap(b"requeue_runs", answer=True)
+    installation.start_dispatcher("d1", DATABASE_SYSTEM_URL=database_proxy.through(installation.addresses.system))
+    trap.wait()
+    installation.kill("d1", signal.SIGTERM, group=False)
+    trap.release()
+    assert installation.processes["d1"].wait(20) == 0
+    assert not installation.rows("SELECT 1 FROM dispatcher_leader WHERE expires_at > clock_timestamp()")
+    run = installation.trigger(tenant, WRITE.task_name, dict(WRITE.args))
+    installation.start_dispatcher("d2")
+    assert installation.ended(tenant, run).attempt == 1
+    assert_invariants(installation)
+
+
 def test_a_run_of_a_task_that_nobody_knows_holds_up_nobody(
     installation: Installation, tenant: Principal, other_tenant: Principal
 ) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,15 +17,17 @@ import redis
 
 from tasks import registry
 from tasks.engine.ledger import Ledger, Settlement
+from tasks.engine.messages import Release
 from tasks.engine.runs import TriggerRequest
 from tasks.engine.states import RunState
 from tenants import ids, names
 from tenants.context import Principal
 from tests.faults import messages
 from tests.faults.invariants import assert_invariants
-from tests.faults.messages import QUEUE, Hand
+from tests.faults.messages import QUEUE, Hand, Pen
 from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
+from tests.support.tiers import Tier
 
 pytestmark = pytest.mark.faults
 WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
@@ -238,3 +243,41 @@ def test_a_key_of_the_wrong_type_in_place_of_a_queue_is_put_aside(
     assert installation.processes["w1"].poll() is None
     eventually(lambda: installation.rows("SELECT total FROM refused_counts WHERE reason = 'type'") == [(2,)])
     assert_invariants(installation)
+
+
+def test_row_37_a_flood_of_garbage_leaves_room_for_real_work(
+    installation: Installation, tenant: Principal, other_tenant: Principal, tier: Tier
+) -> None:
+    """Two slots that wait for 0.2 s at a time: counted in spans of time by turns without the flood and with it."""
+    installation.start_dispatcher()
+    installation.start_worker()
+    rounds, seconds = tier((2, 2), (5, 4))
+    installation.trigger_many(
+        tenant, [TriggerRequest("diagnostics.sleep", {"seconds": 0.2})] * (rounds * seconds * 2 * 10 + 20)
+    )
+    released = Release(tenant.tenant, ids.new(), WRITE.task_name, QUEUE, 1)
+    elements = messages.falsified(Pen(installation), released, other_tenant.tenant, QUEUE)
+    garbage = itertools.cycle([bad.element for bad in elements if bad.reason not in {"stale", "size"}])
+    eventually(lambda: _ended(installation) > 4)
+    counts = {False: 0, True: 0}
+    sent = 0
+    with closing(redis.Redis.from_url(installation.redis_url)) as client:
+        for flooded in [False, True] * rounds:
+            before, began = _ended(installation), time.monotonic()
+            for tenth in range(seconds * 10):
+                if flooded:
+                    client.lpush(QUEUE, *itertools.islice(garbage, 100))
+                    sent += 100
+                threading.Event().wait(began + (tenth + 1) / 10 - time.monotonic())  # Ten pieces a second.
+            counts[flooded] += _ended(installation) - before
+        assert installation.processes["w1"].poll() is None
+        _all_are_read(installation)
+    # The quick form may run where others leave this process little of the machine.
+    assert counts[True] >= tier(0.25, 0.5) * counts[False], counts
+    eventually(lambda: sum(total for (total,) in installation.rows("SELECT total FROM refused_counts")) == sent)
+    assert_invariants(installation, 120)
+
+
+def _ended(installation: Installation) -> int:
+    ((count,),) = installation.rows("SELECT count(*) FROM runs WHERE state = 'SUCCEEDED'")
+    return int(count)

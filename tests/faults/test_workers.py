@@ -1,10 +1,11 @@
-"""A worker dies or stops, at every point of a run's life. Rows 5–11, 14, 15, 51–53."""
+"""A worker dies or stops, at every point of a run's life. Rows 5–12, 14, 15, 41, 51–53."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -339,4 +340,29 @@ def test_row_53_a_transaction_held_open_for_three_leases_hinders_nobody(
     assert installation.states(long)[-1] == "RUNNING"
     ended = installation.ended(tenant, long)
     assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 1, 0)
+    assert_invariants(installation)
+
+
+_SKEWED = "import time, time_machine; time_machine.travel(time.time() + {seconds}, tick=True).start()"
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_row_41_the_databases_clock_rules_leases_and_not_the_workers(
+    installation: Installation, tenant: Principal, tmp_path: Path, hours: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_SKEWED.format(seconds=hours * 3600))
+    installation.start_dispatcher()
+    installation.start_worker("w1", PYTHONPATH=str(tmp_path))
+    hold = {"key": "k", "value": "v", "hold_seconds": 2 * LEASE_SECONDS}
+    for task, args in (("diagnostics.write", hold), ("diagnostics.steps", {"key": "k", "count": 3})):
+        ended = installation.ended(tenant, installation.trigger(tenant, task, args))
+        assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 1, 0)
+    installation.start_worker("w2")
+    killed = installation.trigger(tenant, "diagnostics.write", hold)
+    _running(installation, killed)
+    installation.kill("w1")
+    installation.kill("w2")
+    installation.start_worker("w3", PYTHONPATH=str(tmp_path))
+    ended = installation.ended(tenant, killed)
+    assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 2, 1)
     assert_invariants(installation)

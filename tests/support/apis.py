@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx2
@@ -88,20 +89,31 @@ class Api:
 @contextmanager
 def running(installation: Installation, name: str = "api", **environment: str) -> Iterator[Api]:
     """Start an API on a free port of loopback."""
-    port = free_port()
-    frame_bytes = str(installation.settings.api.bulk_body_bytes)
-    installation.start(
-        name, "uvicorn", "--factory", "api.app:create", "--port", str(port), "--ws-max-size", frame_bytes, **environment
-    )
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{free_port()}"
     try:
         with httpx2.Client(timeout=15, trust_env=False) as client:
-            eventually(lambda: _answers(client, url) or _ended(installation, name))
-            yield Api(url, client, installation, name)
+            made = Api(url, client, installation, name)
+            start(made, **environment)
+            yield made
     finally:
         process = installation.processes.get(name)
         if process is not None and process.poll() is None:
             installation.kill(name)
+
+
+def start(api: Api, **environment: str) -> None:
+    """Start its process, the first time or again, and wait until it answers."""
+    launch(api, **environment)
+    eventually(lambda: _answers(api.client, api.url) or _ended(api.installation, api.name))
+
+
+def launch(api: Api, **environment: str) -> None:
+    """Start its process."""
+    port = str(urlsplit(api.url).port)
+    frame_bytes = str(api.installation.settings.api.bulk_body_bytes)
+    api.installation.start(
+        api.name, "uvicorn", "--factory", "api.app:create", "--port", port, "--ws-max-size", frame_bytes, **environment
+    )
 
 
 def free_port() -> int:

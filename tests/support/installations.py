@@ -54,6 +54,10 @@ class Installation:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     accepted: dict[UUID, UUID] = field(default_factory=dict)
     """Every run that was accepted, and its tenant."""
+    told: dict[UUID, tuple[UUID, int, str]] = field(default_factory=dict)
+    """What a subscriber was last told of each run: its tenant, sequence and state."""
+    caps: dict[UUID, int] = field(default_factory=dict)
+    """How many runs of a tenant may be released or running at once, where that is limited."""
 
     @property
     def variables(self) -> dict[str, str]:

@@ -1,16 +1,19 @@
-"""A TCP proxy on loopback that fails when it is told to: cut, frozen, slow, or stopped at a text on the wire."""
+"""A TCP proxy on loopback that fails when it is told to: cut, frozen, slow, thin, half open, or stopped at a text."""
 
 from __future__ import annotations
 
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from urllib.parse import urlsplit
 
 _CHUNK = 64 * 1024
 _REMEMBERED = 64 * 1024
+_THIN_PART = 128
 _CLOSE_AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER that makes the kernel send RST instead of FIN."""
 
@@ -65,6 +68,9 @@ class Proxy:
         self.closing = threading.Event()
         self.lock = threading.Lock()
         self._slowness: tuple[bytes, float] = (b"", 0.0)
+        self._bytes_per_second = 0.0
+        self._resetting = 0
+        self._pieces = 0
         self._traps: list[Trap] = []
         self._connections: list[_Connection] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -75,6 +81,12 @@ class Proxy:
         """The address of a server, leading through this proxy."""
         parts = urlsplit(address)
         return parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self._port}").geturl()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        with self.lock:
+            return sum(connection.open for connection in self._connections)
 
     def trap(self, *texts: bytes, answer: bool = False) -> Trap:
         """Lay a trap for the next connection that from now on sends these texts in this order; see `Trap`."""
@@ -97,6 +109,20 @@ class Proxy:
         """Hold back every piece that a client sends and that begins so, for so long; 0 ends it."""
         self._slowness = (beginning, seconds)
 
+    def thin(self, bytes_per_second: float) -> None:
+        """Let no more through in each direction of each connection; 0 ends it."""
+        self._bytes_per_second = bytes_per_second
+
+    def reset_each(self, number: int) -> None:
+        """Reset the connection on which one in so many pieces is sent; 0 ends it."""
+        self._resetting = number
+
+    def swallow(self) -> None:
+        """Half open: what the connections there are send arrives nowhere, and nobody says so; new ones are welcome."""
+        with self.lock:
+            for connection in self._connections:
+                connection.swallows = True
+
     def cut(self) -> None:
         """Reset every connection; new ones are welcome."""
         with self.lock:
@@ -114,11 +140,25 @@ class Proxy:
         for trap in self._traps:
             trap.release()
 
-    def linger(self, data: bytes) -> None:
-        """Called by a connection: wait as long as the piece is to be held back."""
+    def due(self, data: bytes) -> float:
+        """Called by a connection: when the piece that has come now is to be passed on."""
         beginning, seconds = self._slowness
-        if seconds and data.startswith(beginning):
-            self.closing.wait(seconds)
+        return time.monotonic() + (seconds if data.startswith(beginning) else 0.0)
+
+    def squeeze(self, data: bytes) -> Iterator[bytes]:
+        """Called by a connection: the parts of a piece, each when there is room for it."""
+        while data and self._bytes_per_second:
+            part, data = data[:_THIN_PART], data[_THIN_PART:]
+            self.closing.wait(len(part) / self._bytes_per_second)
+            yield part
+        if data:
+            yield data
+
+    def resets(self) -> bool:
+        """Called by a connection: whether the piece that it sends now is one too many."""
+        with self.lock:
+            self._pieces += 1
+            return bool(self._resetting) and self._pieces % self._resetting == 0
 
     def caught(self, seen: dict[Trap, int], text: bytearray, data: bytes) -> Trap | None:
         """Called by a connection: the trap whose last text it now sends; each catches one connection once."""
@@ -162,7 +202,7 @@ class Proxy:
 
 
 class _Connection:
-    """One client's connection: a thread for each direction."""
+    """One client's connection: a thread for each direction, and one for what is on its way to the server."""
 
     def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
         self._proxy = proxy
@@ -171,16 +211,25 @@ class _Connection:
         self._answers: Trap | None = None
         self._seen: dict[Trap, int] = {}
         self.text = bytearray()
+        self.swallows = False
+        self._sent: SimpleQueue[tuple[float, bytes] | None] = SimpleQueue()
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Start both threads."""
-        for work in (self._up, self._down):
+        """Start its threads."""
+        threading.Thread(target=self._take, name="proxy-connection", daemon=True).start()
+        for work in (self._deliver, self._down):
             threading.Thread(target=self._pass, args=(work,), name="proxy-connection", daemon=True).start()
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not been closed yet."""
+        return not self._closed.is_set()
 
     def close(self) -> None:
         """Reset both sides."""
         self._closed.set()
+        self._sent.put(None)
         for side in (self._client, self._server):
             _reset(side)
 
@@ -192,14 +241,27 @@ class _Connection:
         finally:
             self.close()
 
-    def _up(self) -> None:
-        while data := self._client.recv(_CHUNK):
-            trap = self._proxy.caught(self._seen, self.text, data)
-            if trap is not None and trap.answer:
-                self._answers = trap
-            elif trap is not None:
-                trap.hold()
-            self._proxy.linger(data)
+    def _take(self) -> None:
+        """What the client has sent reaches the server also when the client is gone by then."""
+        try:
+            while data := self._client.recv(_CHUNK):
+                trap = self._proxy.caught(self._seen, self.text, data)
+                if trap is not None and trap.answer:
+                    self._answers = trap
+                elif trap is not None:
+                    trap.hold()
+                if self._proxy.resets():
+                    self.close()
+                self._sent.put((self._proxy.due(data), data))
+        except OSError:
+            pass
+        finally:
+            self._sent.put(None)
+
+    def _deliver(self) -> None:
+        while (piece := self._sent.get()) is not None:
+            due, data = piece
+            self._closed.wait(max(0.0, due - time.monotonic()))
             self._forward(self._server, data)
 
     def _down(self) -> None:
@@ -210,9 +272,10 @@ class _Connection:
             self._forward(self._client, data)
 
     def _forward(self, side: socket.socket, data: bytes) -> None:
-        self._proxy.flow.wait()
-        if not self._closed.is_set():
-            side.sendall(data)
+        for part in self._proxy.squeeze(data):
+            self._proxy.flow.wait()
+            if not (self._closed.is_set() or self.swallows):
+                side.sendall(part)
 
 
 def _reset(side: socket.socket) -> None:

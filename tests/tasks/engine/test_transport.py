@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import time
 from datetime import UTC
 from typing import Any
 from uuid import UUID
@@ -35,7 +36,7 @@ JSON = st.recursive(
 
 
 def _message() -> bytes:
-    return messages.encode(RELEASE, RING, 60)
+    return messages.encode(RELEASE, RING, time.time() + 60)
 
 
 def _refusal(element: bytes, queue: str = "diagnostics") -> str:
@@ -72,7 +73,11 @@ def test_in_another_queue_it_is_refused() -> None:
 
 
 def test_after_its_time_it_is_refused() -> None:
-    assert _refusal(messages.encode(RELEASE, RING, -5)) == "expired"
+    element = messages.encode(RELEASE, RING, time.time() - 5)
+    assert _refusal(element) == "expired"
+    assert messages.decode(RING, element, "diagnostics", skew=-10)
+    with pytest.raises(BadGrant):
+        messages.decode(RING, _message(), "diagnostics", skew=3600)
 
 
 @given(st.binary(max_size=300))

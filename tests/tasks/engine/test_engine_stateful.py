@@ -1,28 +1,36 @@
-"""Whatever dispatchers, workers, callers and crashes do to runs, in any order: the ledger stays right."""
+"""Whatever dispatchers, workers, callers and crashes do to runs, in any order: the engine's ledger stays right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
+import psycopg2
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
-from tasks.engine import runs
-from tasks.engine.ledger import Settlement
+from tasks.engine import effects, runs
+from tasks.engine.effects import NotDone
+from tasks.engine.ledger import SETTLE, Settlement, settle_values, settled, translated
+from tasks.engine.models import RunStep
 from tasks.engine.outcomes import Fenced
 from tasks.engine.runs import TriggerRequest
 from tasks.engine.states import MOVES, TERMINAL, RunState
+from tasks.families.diagnostics import service
 from tenants import db
 from tenants.context import Principal
-from tenants.errors import InvalidState
+from tenants.errors import Conflict, InvalidState
 from tests.support.hands import Hands
+from tests.support.tiers import Tier
 
 S = RunState
 SETTLEMENTS = st.sampled_from(
@@ -41,7 +49,9 @@ _RUNS = """
 SELECT r.id, r.state, r.fence, r.sequence, r.attempt, r.crashes, r.finished_at, r.cancel_requested_at IS NOT NULL,
        r.fingerprint IS NOT NULL,
        l.fence, l.expires_at > clock_timestamp(),
-       e.states, e.sequences
+       e.states, e.sequences,
+       (SELECT coalesce(array_agg(m.value ORDER BY m.value), '{}') FROM diagnostics_marks m WHERE m.run_id = r.id),
+       (SELECT coalesce(array_agg(s.step ORDER BY s.step), '{}') FROM run_steps s WHERE s.run_id = r.id)
 FROM runs r
 LEFT JOIN run_leases l ON l.tenant_id = r.tenant_id AND l.run_id = r.id
 LEFT JOIN (
@@ -69,6 +79,12 @@ class Row:
     lease_holds: bool | None
     states: list[str]
     sequences: list[int]
+    marks: list[str]
+    steps: list[str]
+
+    def held_under(self, fence: int) -> bool:
+        """Whether an attempt with this fence may still commit."""
+        return self.state == S.RUNNING and self.fence == fence and bool(self.lease_holds)
 
 
 @dataclass
@@ -81,6 +97,10 @@ class Seen:
     given_back: int = 0
     succeeded: int = 0
     states: list[str] = field(default_factory=list)
+    marks: set[str] = field(default_factory=set)
+    """What attempts of it have committed."""
+    done_outside: int = 0
+    """How often its effect has happened."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,7 @@ class Message:
     fence: int
 
 
+OUTSIDE = st.sampled_from(["answers", "refuses", "dies", "takes too long"])
 PLACES = st.sampled_from([0, 0, 1, 2, 3])
 T = TypeVar("T")
 
@@ -100,7 +121,15 @@ def _latest(known: list[T], place: int) -> T:
     return known[-1 - place % len(known)]
 
 
-class Ledger(RuleBasedStateMachine):
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise translated(cast("psycopg2.Error", error.orig)) from error
+
+
+class Engine(RuleBasedStateMachine):
     """Two runs, and another whenever one has ended: each step lets one go its way or comes across it. What every call
     answers is compared with how the run stood before."""
 
@@ -111,10 +140,19 @@ class Ledger(RuleBasedStateMachine):
         super().__init__()
         self.seen: dict[UUID, Seen] = {}
         self.messages: list[Message] = []
+        self.keys: dict[str, tuple[UUID, int]] = {}
         self.engine = db.sync_engine(self.hands.installation.addresses.app, pool_size=1)
 
     def teardown(self) -> None:
-        for table in ("run_leases", "run_events", "runs"):
+        for table in (
+            "run_leases",
+            "run_events",
+            "run_steps",
+            "effects",
+            "diagnostics_marks",
+            "idempotency_keys",
+            "runs",
+        ):
             self.hands.owner.call(f"DELETE FROM {table}")
         self.engine.dispose()
 
@@ -140,12 +178,8 @@ class Ledger(RuleBasedStateMachine):
     def is_come_across(self, place: int, standing: RunState, settlement: Settlement, choice: int, late: bool) -> None:
         """What may happen to a run, once it stands there, with the latest message or with an older one."""
         run = _latest(list(self.seen), place)
-        for _ in range(len(RunState)):
-            if self._row(run).state in {standing, *TERMINAL}:
-                break
-            self._proceed(run, settlement)
-        messages = self.messages_of(run) or [Message(run, 0)]
-        message = _latest(messages, int(late))
+        self._come_to(run, standing)
+        message = self._message(run, late)
         accidents: list[Callable[[], None]] = [
             lambda: self._claim(message),
             lambda: self._take_back(message),
@@ -156,15 +190,74 @@ class Ledger(RuleBasedStateMachine):
             case S.RELEASED:
                 accidents += [self._sweep, lambda: self._claim(message), lambda: self._take_back(message)]
             case S.RUNNING:
-                accidents += [
-                    lambda: self._crash(message),
-                    lambda: self._renew(message),
-                    lambda: self._lose(run),
-                    lambda: self._settle_late(message, settlement),
-                ]
+                accidents += [lambda: self._lose(run)]
             case _:
                 accidents += [lambda: self._crash(message), lambda: self._renew(message), self._rescue]
         accidents[choice % len(accidents)]()
+
+    @rule(key=st.sampled_from(["a", "b"]), value=st.integers(1, 2))
+    def is_accepted_under_a_key(self, key: str, value: int) -> None:
+        """The same key and arguments: the same run. Other arguments: none."""
+        request = TriggerRequest("diagnostics.echo", {"value": value}, idempotency_key=key)
+        first, with_value = self.keys.get(key, (None, value))
+        if with_value != value:
+            with pytest.raises(Conflict):
+                self._within(runs.trigger_within, request)
+            return
+        accepted = self._within(runs.trigger_within, request)
+        assert (accepted.replayed, accepted.run.id) == (first is not None, first or accepted.run.id)
+        self.seen.setdefault(accepted.run.id, Seen())
+        self.keys[key] = (accepted.run.id, value)
+
+    @rule(
+        place=PLACES,
+        before=st.sampled_from([None, S.SCHEDULED, S.SUCCEEDED]),
+        settlement=SETTLEMENTS,
+        late=st.booleans(),
+        expired=st.booleans(),
+        acts=st.lists(st.integers(0, 6), min_size=1, max_size=3, unique=True),
+        outside=OUTSIDE,
+    )
+    def an_attempt_acts(
+        self,
+        place: int,
+        before: RunState | None,
+        settlement: Settlement,
+        late: bool,
+        expired: bool,
+        acts: list[int],
+        outside: str,
+    ) -> None:
+        """It may be the second one, or the first beside a second; it may have lost its lease, or have ended before."""
+        run = _latest(list(self.seen), place)
+        self._come_to(run, S.RUNNING)
+        if before is not None:
+            self._settle(self._message(run), Settlement(before))
+            self._come_to(run, S.RUNNING)
+        held = self._message(run, late)
+        if expired:
+            self.hands.expire(run)
+        for act in acts:
+            (
+                lambda: self._settle(held, settlement),
+                lambda: self._settle_with_work(held, settlement),
+                lambda: self._step(held, "step"),
+                lambda: self._effect(held, outside),
+                lambda: self._extend(held),
+                lambda: self._renew(held),
+                lambda: self._crash(held),
+            )[act]()
+
+    def _come_to(self, run: UUID, standing: RunState) -> None:
+        """Let the run go its way until it stands there, or has ended."""
+        for _ in range(len(RunState)):
+            if self._row(run).state in {standing, *TERMINAL}:
+                break
+            self._proceed(run, Settlement(S.SUCCEEDED))
+
+    def _message(self, run: UUID, late: bool = False) -> Message:
+        """The latest message for the run, or an older one; one that there never was where there was none."""
+        return _latest(self.messages_of(run) or [Message(run, 0)], int(late))
 
     def _proceed(self, run: UUID, settlement: Settlement) -> None:
         match self._row(run).state:
@@ -214,7 +307,7 @@ class Ledger(RuleBasedStateMachine):
     def _renew(self, held: Message) -> None:
         before = self._row(held.run)
         verdict, cancel, _ = self.hands.renew(held.run, held.fence)
-        assert (verdict == "renewed") == (before.lease_fence == held.fence)
+        assert (verdict == "renewed") == before.held_under(held.fence)
         assert cancel == (verdict == "renewed" and before.cancel_requested)
 
     def _settle(self, held: Message, settlement: Settlement) -> None:
@@ -222,19 +315,96 @@ class Ledger(RuleBasedStateMachine):
         try:
             change = self.hands.settle(self.tenant, held.run, held.fence, settlement)
         except Fenced:
-            assert not (before.state == S.RUNNING and before.fence == held.fence and before.lease_holds)
+            assert not before.held_under(held.fence)
             assert self._row(held.run) == before
             return
         assert before.fence == held.fence
         if before.state == S.RUNNING:
             assert before.lease_holds
-            gives_way = before.cancel_requested and settlement.state is not S.SUCCEEDED
-            assert change.state == (S.CANCELLED if gives_way else settlement.state)
-            self.seen[held.run].given_back += settlement.give_back
-            self.seen[held.run].succeeded += settlement.state is S.SUCCEEDED
+            self._count_settled(before, settlement)
+            assert change.state == self._row(held.run).state
         else:
             assert change.state == before.state
             assert self._row(held.run) == before
+
+    def _count_settled(self, before: Row, settlement: Settlement) -> None:
+        gives_way = before.cancel_requested and settlement.state is not S.SUCCEEDED
+        assert self._row(before.run).state == (S.CANCELLED if gives_way else settlement.state)
+        self.seen[before.run].given_back += settlement.give_back
+        self.seen[before.run].succeeded += settlement.state is S.SUCCEEDED
+
+    def _settle_with_work(self, held: Message, settlement: Settlement) -> None:
+        """What the attempt's session holds is committed with the settlement or not at all, and never on a replay."""
+        before = self._row(held.run)
+        step = timedelta(seconds=self.hands.engine.priority_step_seconds)
+        values = settle_values(self.tenant.tenant, held.run, held.fence, settlement, step)
+        with db.open_session(self.engine, self.tenant) as session:
+            service.mark(session, "k", "settled", held.run, before.attempt)
+            try:
+                with _own_errors():
+                    row = session.connection().exec_driver_sql(SETTLE, values).one()
+                settled(self.tenant.tenant, held.run, row, alone=False)
+            except Fenced:
+                assert not before.held_under(held.fence)
+                return
+            session.commit()
+        assert before.held_under(held.fence)
+        self.seen[held.run].marks.add("settled")
+        self._count_settled(before, settlement)
+
+    def _step(self, held: Message, name: str) -> None:
+        """As an attempt does it: skipped where it is done, else its mark and its work in one commit, lease last."""
+        before = self._row(held.run)
+        if name in before.steps:
+            return
+        with db.open_session(self.engine, self.tenant) as session:
+            service.mark(session, "k", name, held.run, before.attempt)
+            session.add(RunStep(tenant_id=self.tenant.tenant, run_id=held.run, step=name, value=1, fence=held.fence))
+            session.flush()
+            try:
+                with _own_errors():
+                    session.execute(text("SELECT hold_lease(:run, :fence)"), {"run": held.run, "fence": held.fence})
+            except Fenced:
+                assert not before.held_under(held.fence)
+                return
+            session.commit()
+        assert before.held_under(held.fence)
+        self.seen[held.run].marks.add(name)
+
+    def _effect(self, held: Message, outside: str) -> None:
+        """The provider answers, refuses before anything happens, or the attempt dies or is replaced meanwhile."""
+        seen = self.seen[held.run]
+
+        def call(idempotency_key: str) -> str:
+            assert seen.done_outside == 0
+            if outside == "refuses":
+                raise NotDone from OSError()
+            seen.done_outside += 1
+            if outside == "dies":
+                raise KeyboardInterrupt
+            if outside == "takes too long":
+                self.hands.expire(held.run)
+            return "answer"
+
+        door = effects.Door(self.hands.app, self.tenant.tenant, held.run, held.fence, held.run)
+        try:
+            assert effects.once(door, "mail", call) == "answer"
+        except (Fenced, effects.Unconfirmed, KeyboardInterrupt, OSError) as error:
+            if isinstance(error, Fenced):
+                assert not self._row(held.run).held_under(held.fence)
+        else:
+            assert self._row(held.run).held_under(held.fence)
+            assert seen.done_outside == 1
+
+    def _extend(self, held: Message) -> None:
+        before = self._row(held.run)
+        by = timedelta(seconds=60)
+        try:
+            self.hands.app.call("SELECT extend_run(%s, %s, %s, %s)", self.tenant.tenant, held.run, held.fence, by)
+        except Fenced:
+            assert not before.held_under(held.fence)
+        else:
+            assert before.held_under(held.fence)
 
     def _crash(self, held: Message) -> None:
         before = self._row(held.run)
@@ -242,10 +412,6 @@ class Ledger(RuleBasedStateMachine):
         assert (change is not None) == (before.state == S.RUNNING and before.fence == held.fence)
         if change is not None:
             self._check_crash(before, change.state)
-
-    def _settle_late(self, held: Message, settlement: Settlement) -> None:
-        self.hands.expire(held.run)
-        self._settle(held, settlement)
 
     def _lose(self, run: UUID) -> None:
         self.hands.expire(run)
@@ -305,6 +471,8 @@ class Ledger(RuleBasedStateMachine):
             assert row.attempt == seen.claims - seen.given_back
             assert row.states.count(S.SUCCEEDED) == seen.succeeded <= 1
             assert row.crashes <= self.hands.engine.max_crashes
+            assert sorted(row.marks) == sorted(seen.marks)
+            assert set(row.steps) == seen.marks - {"settled"}
             seen.fence, seen.states = row.fence, row.states
 
     def _check_crash(self, before: Row, state: str) -> None:
@@ -327,12 +495,16 @@ class Ledger(RuleBasedStateMachine):
         return row
 
 
-@pytest.mark.timeout(300)
-def test_the_ledger_stays_right_whatever_happens_in_whatever_order(hands: Hands, tenant: Principal) -> None:
-    machine = type("Machine", (Ledger,), {"hands": hands, "tenant": tenant})
+@pytest.mark.timeout(1800)
+def test_the_ledger_stays_right_whatever_happens_in_whatever_order(hands: Hands, tenant: Principal, tier: Tier) -> None:
+    machine = type("Machine", (Engine,), {"hands": hands, "tenant": tenant})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=100, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=tier(60, 1000),
+            stateful_step_count=tier(12, 30),
+            derandomize=tier(True, False),
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
