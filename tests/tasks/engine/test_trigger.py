@@ -63,8 +63,11 @@ def test_an_accepted_run_has_its_first_event_and_who_asked_for_it(
 async def test_a_thousand_runs_are_one_statement(installation: Installation, tenant: Principal) -> None:
     database = db.AsyncDatabase(installation.settings.database)
     statements: list[str] = []
-    listening = database.engine.sync_engine
-    event.listen(listening, "before_cursor_execute", lambda _, __, statement, *___: statements.append(statement))
+
+    def listen(connection: Any, *_: object) -> None:
+        connection.driver_connection.add_query_logger(lambda asked: statements.append(asked.query))
+
+    event.listen(database.engine.sync_engine, "connect", listen)
     left: list[object] = []
 
     async def after_commit(notices: list[object]) -> None:
