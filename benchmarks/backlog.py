@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import orjson
 import redis
@@ -13,7 +14,9 @@ from celery import Celery
 
 from benchmarks import measure, stacks
 from benchmarks.stacks import Stack
-from tenants import ids
+from tasks.engine.fairness import Candidate, Line
+from tasks.engine.publish import Bell
+from tenants import ids, names
 
 _TENANTS = """
 SELECT create_tenant(gen_random_uuid(), %s || n, %s || n, 'UTC', '{diagnostics}') FROM generate_series(1, %s) n
@@ -30,6 +33,10 @@ WITH made AS (
   RETURNING tenant_id, id
 )
 INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt) SELECT tenant_id, id, 1, 'QUEUED', 0 FROM made
+"""
+_NEWEST = """
+SELECT r.tenant_id::text, r.id::text, r.rank, r.queue FROM runs r JOIN tenants t ON t.id = r.tenant_id
+WHERE t.slug = %s ORDER BY r.id DESC LIMIT 1
 """
 _LEFT = """
 SELECT EXISTS (SELECT FROM runs WHERE state = 'QUEUED') OR EXISTS (SELECT FROM runs WHERE state = 'RELEASED')
@@ -93,6 +100,15 @@ def queue(
         keys=keys,
         label=label,
     )
+
+
+def trigger(stack: Stack, slug: str, task: str, label: str) -> None:
+    """Queue one run of a tenant, and ring its bell."""
+    queue(stack, [slug], 1, task, {}, label=label)
+    [(tenant, run, rank, waits_in)] = stack.rows(_NEWEST, slug)
+    line = Line(UUID(tenant), waits_in, task, None)
+    with redis.Redis.from_url(stack.state["redis_url"]) as client:
+        client.publish(names.BELL, Bell(line, Candidate(rank, UUID(run), line)).encode())
 
 
 def drain(stack: Stack, pid: int, of: Sequence[str], each: int, task: str, args: dict[str, Any], **more: Any) -> Drain:

@@ -1,46 +1,59 @@
-"""How long a quiet tenant waits behind others' backlogs, deep and broad, and what fairness costs in throughput."""
+"""How long quiet tenants wait behind others' backlogs, deep and broad, and what fairness costs in throughput."""
 
 from __future__ import annotations
 
 import asyncio
 import statistics
+import time
 from collections.abc import Sequence
 from typing import Any
 
-import httpx2
-
-from benchmarks import backlog, floors, latency, stacks
+from benchmarks import backlog, floors, stacks
 from benchmarks.backlog import Drain
 from benchmarks.stacks import Stack
 
 _SECONDS = 0.005
+_JOB: tuple[str, dict[str, Any]] = ("diagnostics.sleep", {"seconds": _SECONDS})
 _KEYS = 1000
 _DEPTHS = (10_000, 100_000)
 _BREADTHS = (1, 100, 10_000)
 _SPREAD = 20_000
 """Runs that wait while the number of tenants is varied."""
-_SAMPLES = 100
+_QUIET = 100
+_FEWEST = 20
 _EVERY_SECONDS = 0.1
 _FLOWING = 100
+_FLOWING_SECONDS = 600.0
 _ROUNDS = 3
 _CONTENDERS = 100
 _COSTS: dict[str, tuple[str, dict[str, Any], int]] = {
     "5 ms": ("sleep", {"seconds": _SECONDS}, 1000),
     "no-op": ("echo", {}, 2000),
 }
+_WAITS = """
+SELECT extract(epoch FROM r.started_at - r.created_at)::float8 FROM runs r JOIN tenants t ON t.id = r.tenant_id
+WHERE t.slug = ANY (%s) AND r.actor = %s AND r.started_at IS NOT NULL
+"""
 _ENDED = "SELECT count(*) FROM runs WHERE state = 'SUCCEEDED'"
 
 
 async def run(scale: float) -> dict[str, float]:
     """The waits, from acceptance to start, and the throughputs under contention and without."""
     with stacks.start() as stack, stack.floor(*floors.WORKER) as floor:
-        many = backlog.tenants(stack, "tenant-", max(_BREADTHS))
-        figures = await _wait(stack, "idle", scale)
-        for depth in _DEPTHS:
-            figures |= await _behind(stack, f"behind {depth:,} runs", many[:1], depth, _KEYS, scale)
-        for breadth in _BREADTHS:
-            figures |= await _behind(stack, f"beside {breadth:,} tenants", many[:breadth], _SPREAD, 0, scale)
-        cost = await asyncio.to_thread(_cost, stack, floor, many[:_CONTENDERS], scale)
+        return await asyncio.to_thread(_measure, stack, floor, scale)
+
+
+def _measure(stack: Stack, floor: int, scale: float) -> dict[str, float]:
+    many = backlog.tenants(stack, "tenant-", max(_BREADTHS))
+    quiet = backlog.tenants(stack, "quiet-", max(_FEWEST, int(_QUIET * scale)))
+    figures = _wait(stack, "idle", quiet)
+    for depth in _DEPTHS:
+        backlog.queue(stack, many[:1], int(depth * scale), *_JOB, keys=_KEYS)
+        figures |= _behind(stack, f"behind {depth:,} runs", quiet, _FLOWING)
+    for breadth in _BREADTHS:
+        backlog.queue(stack, many[:breadth], max(2, int(_SPREAD * scale) // breadth), *_JOB)
+        figures |= _behind(stack, f"beside {breadth:,} tenants", quiet, max(breadth, _FLOWING))
+    cost = _cost(stack, floor, many[:_CONTENDERS], scale)
     shallow, deep = (figures[f"behind {depth:,} runs: p50 ms"] for depth in _DEPTHS)
     few, *_, lots = (figures[f"beside {breadth:,} tenants: p50 ms"] for breadth in _BREADTHS)
     fifo = _DEPTHS[0] / cost["5 ms: Celery tasks/s"]
@@ -54,32 +67,29 @@ async def run(scale: float) -> dict[str, float]:
     }
 
 
-async def _behind(stack: Stack, name: str, of: Sequence[str], depth: int, keys: int, scale: float) -> dict[str, float]:
-    """The quiet tenant's waits while so many runs of others wait."""
-    each = max(1, int(depth * scale) // len(of))
+def _behind(stack: Stack, name: str, quiet: Sequence[str], flowing: int) -> dict[str, float]:
+    """The quiet tenants' waits while what has just been queued is worked off.
+
+    Args:
+        flowing: how many runs end before: one of each tenant, or those who all came at once would have turns to come.
+    """
     [(before,)] = stack.rows(_ENDED)
-    backlog.queue(stack, of, each, "diagnostics.sleep", {"seconds": _SECONDS}, keys=keys)
-    await asyncio.to_thread(stacks.await_, lambda: stack.rows(_ENDED)[0][0] > before + _FLOWING)
-    figures = await _wait(stack, name, scale)
-    await asyncio.to_thread(backlog.clear, stack)
+    stacks.await_(lambda: stack.rows(_ENDED)[0][0] > before + flowing, _FLOWING_SECONDS)
+    figures = _wait(stack, name, quiet)
+    backlog.clear(stack)
     return figures
 
 
-async def _wait(stack: Stack, name: str, scale: float) -> dict[str, float]:
-    """Runs of the quiet tenant, a few a second."""
-    sent: dict[str, float] = {}
-    async with httpx2.AsyncClient(headers=stack.authorization) as http:
-        for _ in range(max(10, int(_SAMPLES * scale))):
-            found, moment = await latency.trigger(stack, http)
-            sent[found] = moment
-            await asyncio.sleep(_EVERY_SECONDS)
-    await asyncio.to_thread(stacks.await_, lambda: len(stack.started(list(sent))) == len(sent))
-    starts = stack.started(list(sent))
-    waits = [start - accepted for accepted, start in starts.values()]
+def _wait(stack: Stack, name: str, quiet: Sequence[str]) -> dict[str, float]:
+    """How long a run of each quiet tenant waits, a few a second."""
+    for slug in quiet:
+        backlog.trigger(stack, slug, "diagnostics.echo", label=name)
+        time.sleep(_EVERY_SECONDS)
+    stacks.await_(lambda: len(stack.rows(_WAITS, list(quiet), name)) == len(quiet))
+    waits = [wait for (wait,) in stack.rows(_WAITS, list(quiet), name)]
     return {
         f"{name}: p50 ms": statistics.median(waits) * 1e3,
         f"{name}: p95 ms": statistics.quantiles(waits, n=20)[18] * 1e3,
-        f"{name}: sent to start p50 ms": statistics.median(starts[one][1] - sent[one] for one in sent) * 1e3,
     }
 
 

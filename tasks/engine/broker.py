@@ -47,7 +47,6 @@ def configuration(current: Settings) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_soft_shutdown_timeout": current.worker.grace_seconds,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "worker_send_task_events": True,
         "beat_scheduler": "tasks.dispatcher:Scheduler",
         "beat_max_loop_interval": 1,
         "timezone": "UTC",
