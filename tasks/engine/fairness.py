@@ -1,9 +1,9 @@
 """Who is next: start-time fair queueing over tenants by weight, then over their concurrency keys. No I/O, no clock.
 
-A tenant's next run has the start tag S, the tenant's finish tag F. The least start tag goes first; picking it moves v,
-the virtual time, to S, and F to S + cost / weight. Who was idle or held back by a limit joins at max(v, F), so that
-nobody saves up a claim; whoever waits all the time keeps what it was charged too much. The same holds for the keys of
-one tenant.
+A tenant's next run has the start tag S, the tenant's finish tag F. The least start tag goes first, and among equals who
+joined last: picking it sets v, the virtual time, to S, and moves F to S + cost / weight. Who was idle or held back by a
+limit joins at max(v, F), so that nobody saves up a claim, and no later than at the tag of whoever is next. Whoever waits
+all the time keeps what it was charged too much. The same holds for the keys of one tenant.
 
 Source: P. Goyal, H. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 """
@@ -210,7 +210,7 @@ class FairOrder:
         """The tenant and its key, which join at their virtual times if they are new."""
         state = self._tenants.get(tenant)
         if state is None:
-            state = self._tenants[tenant] = _Tenant(tenant, self._time)
+            state = self._tenants[tenant] = _Tenant(tenant, self._joining())
         mine = state.keys.get(key)
         if mine is None:
             mine = state.keys[key] = _Key(key, state.time)
@@ -249,12 +249,17 @@ class FairOrder:
         queue = self._open.setdefault(front.line.queue, Heap())
         if tenant not in queue:
             self._join(tenant)
-            queue.put(tenant, tenant.tag)
+            queue.put(tenant, tenant.tag, first=True)
 
     def _join(self, tenant: _Tenant) -> None:
         """Who was held back has saved up nothing."""
         if tenant.held:
-            tenant.held, tenant.tag = False, max(tenant.tag, self._time)
+            tenant.held, tenant.tag = False, max(tenant.tag, self._joining())
+
+    def _joining(self) -> float:
+        """The tag of who joins now: the virtual time, unless corrections have taken the next below it."""
+        tags: list[float] = [entry[0] for heap in self._open.values() if (entry := heap.first())]
+        return min([self._time, *tags])
 
     def _turn(self, rooms: Mapping[str, int]) -> _Tenant | None:
         """The tenant whose turn it is, of those with work for queues that have room."""
@@ -277,9 +282,9 @@ class FairOrder:
         tenant, key = front.tenant, front.key
         candidate = front.waiting.pop(0)
         self._runs.discard(candidate.run)
-        self._time = max(self._time, tenant.tag)
+        self._time = tenant.tag
         tenant.tag += cost / self._weights.get(tenant.id, 1.0)
-        tenant.time = max(tenant.time, key.tag)
+        tenant.time = key.tag
         key.tag += cost
         if not front.waiting:
             self._end(front)

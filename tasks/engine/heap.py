@@ -12,7 +12,7 @@ _SPARE = 64
 
 
 class Heap(Generic[T]):
-    """A priority queue whose items can move: the least key first, among equals the one put first."""
+    """A priority queue whose items can move: the least key first, among equals in the order they were put."""
 
     __slots__ = ("_current", "_heap", "_serial")
 
@@ -27,10 +27,10 @@ class Heap(Generic[T]):
     def __contains__(self, item: T) -> bool:
         return item in self._current
 
-    def put(self, item: T, key: Any) -> None:
-        """Add an item, or move it."""
+    def put(self, item: T, key: Any, *, first: bool = False) -> None:
+        """Add an item, or move it: behind those of the same key, or before them."""
         self._serial += 1
-        heap, entry = self._heap, (key, self._serial, item)
+        heap, entry = self._heap, (key, -self._serial if first else self._serial, item)
         if heap and heap[0] is self._current.get(item):
             heapq.heapreplace(heap, entry)
         else:

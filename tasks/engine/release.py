@@ -192,7 +192,7 @@ class Releases:
             self._sort(self._fleet.pools())
             return self._fleet.flights()
         for flight in gone:
-            self._wake(flight.line)
+            self._charge(flight, self._costs.of(flight.line))
         return new
 
     def _survey(self) -> None:
@@ -241,8 +241,11 @@ class Releases:
 
     def _landed(self, flight: Flight, seconds: float) -> None:
         """A run takes up nothing more: what it took is charged, and who waited for its place is asked again."""
+        self._admission.vacate(flight.line)
+        self._charge(flight, seconds)
+
+    def _charge(self, flight: Flight, seconds: float) -> None:
         line = flight.line
-        self._admission.vacate(line)
         if order := self._orders.get(line.queue):
             order.charge(line.tenant, line.key, seconds - flight.expected)
         self._wake(line)

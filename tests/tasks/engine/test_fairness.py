@@ -206,6 +206,22 @@ def test_who_was_held_back_by_a_limit_has_saved_up_nothing() -> None:
     assert abs(picked[TENANTS[0]] - 50) <= 1
 
 
+def test_a_quiet_tenant_is_next_whatever_corrections_the_busy_ones_have_got() -> None:
+    lines = [Line(tenant, "mail", "x.one", None) for tenant in TENANTS]
+    order = _order(
+        _candidate(1000 * place + number, line) for place, line in enumerate(lines[1:]) for number in range(900)
+    )
+    flights: list[Candidate] = []
+    for number in range(50):
+        flights += order.pick({"mail": 10}, 10 - len(flights), _one, Doors())
+        ended = flights.pop(0)
+        order.charge(ended.line.tenant, None, -0.875)
+        order.offer([_candidate(-1 - number, lines[0])])
+        [quiet] = order.pick({"mail": 1}, 1, _one, Doors())
+        assert quiet.line == lines[0]
+        order.charge(quiet.line.tenant, None, -1.0)
+
+
 def test_who_waits_all_the_time_keeps_what_it_was_charged_too_much() -> None:
     """The runs of one tenant take now next to nothing, now twice as long as expected: it gets its half all the same."""
     lines = [Line(tenant, "mail", "x.one", None) for tenant in TENANTS[:3]]
@@ -238,9 +254,10 @@ class Plain:
         for candidate in candidates:
             tenant, key = candidate.line.tenant, (candidate.line.tenant, candidate.line.key)
             if not any(one.line.tenant == tenant for one in self.waiting.values()):
-                self.tags[tenant] = max(self.tags.get(tenant, 0.0), self.time)
+                next_tag = min([self.time, *(self.tags[one.line.tenant] for one in self.waiting.values())])
+                self.tags[tenant] = self.tags.get(tenant, next_tag)
             if not any((one.line.tenant, one.line.key) == key for one in self.waiting.values()):
-                self.key_tags[key] = max(self.key_tags.get(key, 0.0), self.times.get(tenant, 0.0))
+                self.key_tags[key] = self.key_tags.get(key, self.times.get(tenant, 0.0))
             self.waiting[candidate.run] = candidate
 
     def forget(self) -> None:
@@ -260,9 +277,9 @@ class Plain:
         """Move the tags as the source says."""
         del self.waiting[candidate.run]
         tenant, key = candidate.line.tenant, (candidate.line.tenant, candidate.line.key)
-        self.time = max(self.time, self.tags[tenant])
+        self.time = self.tags[tenant]
         self.tags[tenant] += cost
-        self.times[tenant] = max(self.times.get(tenant, 0.0), self.key_tags[key])
+        self.times[tenant] = self.key_tags[key]
         self.key_tags[key] += cost
         self.forget()
 
