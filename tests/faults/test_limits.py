@@ -39,6 +39,7 @@ def test_a_cap_holds_over_the_deaths_of_workers_dispatchers_and_the_broker(
     installation: Installation, tenant: Principal, other_tenant: Principal
 ) -> None:
     installation.write(tenant, limits.put, LimitRequest("three", LimitKind.CONCURRENCY, 3))
+    installation.caps[tenant.tenant] = 3
     for worker in ("w1", "w2"):
         installation.start_worker(worker, concurrency=4)
     installation.start_dispatcher("d1")
