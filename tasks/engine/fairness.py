@@ -2,8 +2,8 @@
 
 A tenant's next run has the start tag S, the tenant's finish tag F. The least start tag goes first, and among equals who
 joined last: picking it sets v, the virtual time, to S, and moves F to S + cost / weight. Who was idle or held back by a
-limit joins at max(v, F), so that nobody saves up a claim, and no later than at the tag of who is next. Who waits all the
-time keeps what it was charged too much. The same holds for the keys of one tenant.
+limit joins at max(v, F), so that nobody saves up a claim, and no later than at the tag of who is next. Who waits always
+keeps what it was charged too much. The same holds for the keys of one tenant.
 
 Source: P. Goyal, H. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 """
