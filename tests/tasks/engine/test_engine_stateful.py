@@ -22,7 +22,7 @@ from tasks.engine import effects, runs
 from tasks.engine.effects import NotDone
 from tasks.engine.ledger import SETTLE, Settlement, settle_values, settled, translated
 from tasks.engine.models import RunStep
-from tasks.engine.outcomes import Fenced
+from tasks.engine.outcomes import Cancel, Fenced
 from tasks.engine.runs import TriggerRequest
 from tasks.engine.states import MOVES, TERMINAL, RunState
 from tasks.families.diagnostics import service
@@ -390,8 +390,11 @@ class Engine(RuleBasedStateMachine):
         """The provider answers, refuses before anything happens, or the attempt dies or is replaced meanwhile."""
         seen = self.seen[held.run]
 
+        before, done = self._row(held.run), seen.done_outside
+
         def call(idempotency_key: str) -> str:
             assert seen.done_outside == 0
+            assert not before.cancel_requested
             if outside == "refuses":
                 raise NotDone from OSError()
             seen.done_outside += 1
@@ -404,9 +407,13 @@ class Engine(RuleBasedStateMachine):
         door = effects.Door(self.hands.app, self.tenant.tenant, held.run, held.fence, held.run)
         try:
             assert effects.once(door, "mail", call) == "answer"
-        except (Fenced, effects.Unconfirmed, KeyboardInterrupt, OSError) as error:
-            if isinstance(error, Fenced):
-                assert not self._row(held.run).held_under(held.fence)
+        except Fenced:
+            assert not self._row(held.run).held_under(held.fence)
+        except Cancel:
+            assert before.cancel_requested
+            assert seen.done_outside == done
+        except (effects.Unconfirmed, KeyboardInterrupt, OSError):
+            assert before.held_under(held.fence)
         else:
             assert self._row(held.run).held_under(held.fence)
             assert seen.done_outside == 1
