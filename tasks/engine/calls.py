@@ -74,7 +74,7 @@ def _send(current: Settings, slug: str | None, request: runs.TriggerRequest) -> 
     engine = db.sync_engine(current.database.url, pool_size=1)
     try:
         with db.open_session(engine, principal) as session:
-            accepted = runs.trigger_within(session, request)
+            accepted = runs.trigger(session, request)
             session.commit()
             _ring(current, [notice for notice in db.notices(session) if isinstance(notice, Notice)])
     finally:

@@ -193,7 +193,7 @@ class RunContext:
             args: its arguments.
             options: further fields of `runs.TriggerRequest`.
         """
-        accepted = runs.trigger_within(self.session, runs.TriggerRequest(task_name, args or {}, **options))
+        accepted = runs.trigger(self.session, runs.TriggerRequest(task_name, args or {}, **options))
         return ids.show("run", accepted.run.id)
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:

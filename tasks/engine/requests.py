@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tasks import registry
-from tasks.engine import documents, switches
+from tasks.engine import documents
 from tenants import context, db, ids
 from tenants.context import ActorKind
 from tenants.errors import (
@@ -138,7 +138,7 @@ def _definition(session: Session, name: str) -> registry.TaskDefinition[Any]:
     try:
         return registry.resolve(name, everywhere)
     except AmbiguousTask:
-        return registry.resolve(name, enabled_families(session))
+        return registry.resolve(name, _enabled_families(session))
     except UnknownTask:
         raise _unknown(session, name) from None
 
@@ -146,18 +146,16 @@ def _definition(session: Session, name: str) -> registry.TaskDefinition[Any]:
 def _unknown(session: Session, name: str) -> UnknownTask:
     """The error for a name that means nothing here, with candidates from the tenant's own families only."""
     try:
-        registry.resolve(name, enabled_families(session))
+        registry.resolve(name, _enabled_families(session))
     except UnknownTask as error:
         return error
     return UnknownTask(f"There is no task {name!r} among the enabled families.")
 
 
-def enabled_families(session: Session) -> frozenset[str]:
+def _enabled_families(session: Session) -> frozenset[str]:
     """The families that the session's tenant has switched on, also where the session is not inside it yet."""
-    if isinstance(session, db.SingleStatement):
-        rows = db.fetch(session, _ENABLED, {"tenant": context.principal(session).tenant})
-        return frozenset(row["family"] for row in rows)
-    return switches.enabled(session)
+    rows = db.fetch(session, _ENABLED, {"tenant": context.principal(session).tenant})
+    return frozenset(row["family"] for row in rows)
 
 
 def _args(

@@ -43,7 +43,7 @@ class Accepted:
 
 @db.single_statement
 def trigger(session: Session, request: TriggerRequest) -> Accepted:
-    """Accept a run, in one trip and one transaction.
+    """Accept a run, in one trip and one transaction; in the session's own where that is open.
 
     Raises:
         UnknownTask, AmbiguousTask: the name fits no task, or several.
@@ -54,7 +54,7 @@ def trigger(session: Session, request: TriggerRequest) -> Accepted:
         InvalidState: the tenant or the task is drained.
         TenantSuspended: the tenant is suspended.
     """
-    return trigger_within(session, request)
+    return _accept(session, [requests.check(session, request)])[0]
 
 
 @db.single_statement
@@ -69,11 +69,6 @@ def trigger_many(session: Session, wanted: Sequence[TriggerRequest]) -> list[Acc
     if not wanted:
         return []
     return _accept(session, [requests.check(session, request, str(index)) for index, request in enumerate(wanted)])
-
-
-def trigger_within(session: Session, request: TriggerRequest) -> Accepted:
-    """The same inside a transaction that is open already."""
-    return _accept(session, [requests.check(session, request)])[0]
 
 
 def get(session: Session, run_id: UUID) -> Run:

@@ -138,11 +138,11 @@ def test_idempotency_keys_are_each_tenants_own(
     installation: Installation, tenant: Principal, other_tenant: Principal
 ) -> None:
     request = TriggerRequest("diagnostics.echo", {"value": 1}, idempotency_key="same")
-    ours = installation.write(tenant, runs.trigger_within, request)
-    theirs = installation.write(other_tenant, runs.trigger_within, request)
+    ours = installation.write(tenant, runs.trigger, request)
+    theirs = installation.write(other_tenant, runs.trigger, request)
     assert (ours.replayed, theirs.replayed) == (False, False)
     assert ours.run.id != theirs.run.id
-    assert installation.write(tenant, runs.trigger_within, request).run.id == ours.run.id
+    assert installation.write(tenant, runs.trigger, request).run.id == ours.run.id
 
 
 def test_figures_count_the_tenants_own_runs(installation: Installation, tenant: Principal, theirs: Theirs) -> None:

@@ -208,9 +208,9 @@ class Engine(RuleBasedStateMachine):
         first, with_value = self.keys.get(key, (None, value))
         if with_value != value:
             with pytest.raises(Conflict):
-                self._within(runs.trigger_within, request)
+                self._within(runs.trigger, request)
             return
-        accepted = self._within(runs.trigger_within, request)
+        accepted = self._within(runs.trigger, request)
         assert (accepted.replayed, accepted.run.id) == (first is not None, first or accepted.run.id)
         self.seen.setdefault(accepted.run.id, Seen())
         self.keys[key] = (accepted.run.id, value)
@@ -297,7 +297,7 @@ class Engine(RuleBasedStateMachine):
 
     def _accept(self, *, delayed: bool) -> None:
         request = TriggerRequest("diagnostics.echo", {}, delay_seconds=3600 if delayed else None)
-        run = self._within(runs.trigger_within, request).run
+        run = self._within(runs.trigger, request).run
         assert run.state == (S.SCHEDULED if delayed else S.QUEUED)
         self.seen[run.id] = Seen()
 

@@ -31,7 +31,7 @@ Trigger = Callable[..., Accepted]
 @pytest.fixture
 def trigger(installation: Installation, tenant: Principal) -> Trigger:
     """Triggers in the tenant: a request, or the echo with some of its fields replaced."""
-    return lambda request=ECHO, **fields: installation.write(tenant, runs.trigger_within, replace(request, **fields))
+    return lambda request=ECHO, **fields: installation.write(tenant, runs.trigger, replace(request, **fields))
 
 
 def _count(installation: Installation, principal: Principal) -> int:
@@ -45,7 +45,7 @@ def _refused(
     """The error that a request is refused with; nothing is left of it."""
     before = _count(installation, principal)
     with pytest.raises(error) as refused:
-        installation.write(principal, runs.trigger_within, request)
+        installation.write(principal, runs.trigger, request)
     assert _count(installation, principal) == before
     assert installation.rows("SELECT * FROM idempotency_keys WHERE tenant_id = %s", str(principal.tenant)) == []
     return refused.value
@@ -91,7 +91,7 @@ def test_an_accepted_run_rings_the_bell_once_and_a_replay_does_not(
     bells = []
     for _ in range(2):
         with db.open_session(engine, tenant) as session:
-            run = runs.trigger_within(session, replace(ECHO, idempotency_key="once")).run
+            run = runs.trigger(session, replace(ECHO, idempotency_key="once")).run
             bells.append([notice for notice in db.notices(session) if isinstance(notice, Bell)])
             session.commit()
     engine.dispose()
@@ -151,7 +151,7 @@ class TestIdempotency:
 
         def one(_: int) -> Accepted:
             start.wait(30)
-            return installation.write(tenant, runs.trigger_within, replace(ECHO, idempotency_key="race"))
+            return installation.write(tenant, runs.trigger, replace(ECHO, idempotency_key="race"))
 
         with ThreadPoolExecutor(50) as pool:
             accepted = list(pool.map(one, range(50)))
@@ -164,7 +164,7 @@ class TestIdempotency:
     ) -> None:
         engine = db.sync_engine(installation.addresses.app, pool_size=1)
         with db.open_session(engine, tenant) as session:
-            runs.trigger_within(session, replace(ECHO, idempotency_key="key"))
+            runs.trigger(session, replace(ECHO, idempotency_key="key"))
             session.rollback()
         engine.dispose()
         assert not trigger(idempotency_key="key").replayed
