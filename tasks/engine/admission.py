@@ -47,8 +47,6 @@ class Limit:
     """
 
     id: UUID
-    tenant: UUID
-    name: str
     kind: LimitKind
     amount: float
     per_seconds: float = 1.0
@@ -63,10 +61,9 @@ class Limit:
         return self.per_seconds / self.amount
 
     def concerns(self, line: Line) -> bool:
-        """Whether the line's runs count under it."""
+        """Whether the runs of this line of its tenant count under it."""
         return (
-            self.tenant == line.tenant
-            and self.task in (None, line.task)
+            self.task in (None, line.task)
             and self.queue in (None, line.queue)
             and (self.key in (None, line.key) or (self.key == EACH and line.key is not None))
         )
@@ -212,8 +209,6 @@ class Admission:
         bucket = _bucket(limit, line)
         if limit.kind is LimitKind.CONCURRENCY:
             return self._used[bucket] < limit.amount
-        if limit.kind is not LimitKind.RATE:
-            return True
         opens = self._arrivals.get(limit.id, {}).get(bucket[2], 0.0) - (limit.burst - 1) * limit.interval
         if opens > self.now:
             self._opening.put((line.tenant, line.key), opens)
@@ -221,7 +216,7 @@ class Admission:
 
 
 def _bucket(limit: Limit, line: Line) -> Bucket:
-    return (limit.tenant, limit.id, line.key if limit.key == EACH else None)
+    return (line.tenant, limit.id, line.key if limit.key == EACH else None)
 
 
 def _put_or_drop(known: dict[UUID, T], tenant: UUID, value: T | None) -> None:

@@ -47,7 +47,7 @@ def read(ledger: Ledger, since: str | None) -> Reading:
     rows = ledger.call(_READ + _ANY) if since is None else ledger.call(_READ + _CHANGED, since, since)
     terms = {
         tenant: Terms(
-            limits=[_limit(tenant, values) for values in limits or ()],
+            limits=[_limit(values) for values in limits or ()],
             paused=[task for task in paused if task],
             stopped=suspended or "" in paused,
         )
@@ -62,11 +62,9 @@ def arrivals(ledger: Ledger) -> dict[Bucket, float]:
     return {(tenant, limit, key): arrival for tenant, limit, key, arrival in ledger.call(_ARRIVALS)}
 
 
-def _limit(tenant: UUID, row: Mapping[str, Any]) -> Limit:
+def _limit(row: Mapping[str, Any]) -> Limit:
     return Limit(
         id=UUID(row["id"]),
-        tenant=tenant,
-        name=row["name"],
         kind=LimitKind(row["kind"]),
         amount=row["amount"],
         per_seconds=row["per_seconds"] or 1.0,

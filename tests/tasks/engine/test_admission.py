@@ -26,7 +26,7 @@ def _run(number: int, line: Line) -> Candidate:
 
 
 def _limit(kind: LimitKind = LimitKind.CONCURRENCY, amount: float = 1, **named: object) -> Limit:
-    return Limit(UUID(int=9), A, "the limit", kind, amount, **named)  # type: ignore[arg-type]
+    return Limit(UUID(int=9), kind, amount, **named)  # type: ignore[arg-type]
 
 
 def _lets(limits: Admission, line: Line) -> bool:
@@ -61,8 +61,8 @@ def test_a_limit_holds_back_what_it_names_and_nothing_else(
 
 def test_all_limits_must_agree() -> None:
     limits = Admission()
-    wide = Limit(UUID(int=1), A, "wide", LimitKind.CONCURRENCY, 2)
-    narrow = Limit(UUID(int=2), A, "narrow", LimitKind.CONCURRENCY, 1, task="x.one")
+    wide = Limit(UUID(int=1), LimitKind.CONCURRENCY, 2)
+    narrow = Limit(UUID(int=2), LimitKind.CONCURRENCY, 1, task="x.one")
     limits.agree(A, Terms([wide, narrow]))
     limits.take(_run(0, _line()))
     assert not _lets(limits, _line())
@@ -144,8 +144,8 @@ def test_a_rate_that_is_made_faster_does_not_wait_out_the_old_one() -> None:
 def test_no_cap_is_exceeded_and_none_is_wasted(whole: int, each: int, rounds: list[tuple[int, int]]) -> None:
     """The order and the limits together: at every moment as much runs as the caps and the room let."""
     limits = Admission()
-    every = Limit(UUID(int=1), A, "whole", LimitKind.CONCURRENCY, whole)
-    limits.agree(A, Terms([every, Limit(UUID(int=2), A, "each", LimitKind.CONCURRENCY, each, key=EACH)]))
+    every = Limit(UUID(int=1), LimitKind.CONCURRENCY, whole)
+    limits.agree(A, Terms([every, Limit(UUID(int=2), LimitKind.CONCURRENCY, each, key=EACH)]))
     order = FairOrder({})
     lines = [_line(key="a"), _line(key="b"), _line(key="c", task="x.two"), _line(B)]
     order.offer(_run(100 * place + number, line) for place, line in enumerate(lines) for number in range(60))

@@ -26,7 +26,7 @@ def _suspend(installation: Installation, tenant: Principal) -> None:
 @pytest.mark.parametrize(
     ("change", "seen"),
     [
-        (lambda made, who: made.write(who, limits.put, CAP), lambda found: [x.name for x in found.limits] == ["cap"]),
+        (lambda made, who: made.write(who, limits.put, CAP), lambda found: [x.amount for x in found.limits] == [2]),
         (lambda made, who: made.write(who, switches.pause, "echo"), lambda found: found.paused == ["diagnostics.echo"]),
         (lambda made, who: made.write(who, switches.pause), lambda found: found.stopped),
         (lambda made, who: made.write(who, switches.pause, draining=True), lambda found: not found.stopped),
