@@ -82,9 +82,10 @@ class _Key:
 
 @dataclass(slots=True, eq=False)
 class _Task:
-    """A task of a tenant in a queue, and its lines in which something waits."""
+    """A task of a tenant in a queue."""
 
-    fronts: dict[str | None, _Front] = field(default_factory=dict)
+    lines: int = 0
+    """In how many of its lines something waits."""
     open: Heap[_Front] = field(default_factory=Heap)
     """Those of them that no limit is known to hold back, by tag and rank."""
 
@@ -190,10 +191,9 @@ class FairOrder:
         state = self._tenants.get(tenant)
         if state is None:
             return
-        for tasks in list(state.queues.values()):
-            for task in tasks.values():
-                if (front := task.fronts.get(key)) is not None:
-                    self._open_up(front)
+        mine = state.keys.get(key)
+        for front in mine.fronts if mine else ():
+            self._open_up(front)
         self._join(state)
         for queue in state.queues:
             self._open[queue].put(state, state.tag)
@@ -222,7 +222,7 @@ class FairOrder:
         task = tenant.queues.setdefault(line.queue, {}).setdefault(line.task, _Task())
         front = self._fronts[line] = _Front(line, tenant, key, task)
         key.fronts.append(front)
-        task.fronts[line.key] = front
+        task.lines += 1
         tenant.resting.drop(key)
         self._resting.drop(tenant)
         return front
@@ -232,9 +232,9 @@ class FairOrder:
         line, tenant, task = front.line, front.tenant, front.task
         del self._fronts[line]
         front.key.fronts.remove(front)
-        del task.fronts[line.key]
+        task.lines -= 1
         task.open.drop(front)
-        if not task.fronts:
+        if not task.lines:
             del tenant.queues[line.queue][line.task]
         if not tenant.queues[line.queue]:
             del tenant.queues[line.queue]
