@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from tasks.engine import figures, runs
 from tasks.engine.admission import EACH, LimitKind
+from tasks.engine.fleet import serves
 from tasks.engine.models import DispatcherLeader, Limit, Pause, Run, RunEvent
 from tasks.engine.states import TERMINAL, RunState
 from tasks.engine.switches import WHOLE
@@ -135,7 +136,7 @@ def _out_of_order(session: Session, run: Run) -> Explanation | None:
     if not consuming:
         message = f"No live worker consumes the queue {run.queue}: start one with `-Q {run.queue}`."
         return Explanation(run, WaitReason.NO_WORKER, message)
-    if not any(worker.tasks is None or run.task in worker.tasks for worker in consuming):
+    if not any(serves(worker.queues, worker.tasks, run.queue, run.task) for worker in consuming):
         message = f"No live worker on the queue {run.queue} knows the task {run.task}: start one whose code has it."
         return Explanation(run, WaitReason.NO_WORKER, message)
     if run.state == RunState.RELEASED:

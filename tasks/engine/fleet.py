@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 from uuid import UUID
 
+from tasks.engine.costs import Costs
 from tasks.engine.fairness import Line
-
-if TYPE_CHECKING:
-    from tasks.engine.ledger import Ledger
+from tasks.engine.ledger import Holding, Ledger
 
 _LARGEST_BUFFER = 64
 """The most runs released ahead for one slot."""
@@ -30,9 +28,6 @@ LEFT JOIN workers w ON w.name = l.worker
 """
 """With whether it takes up one of the slots there are: not what a worker still holds that has none left to give."""
 
-Holding = tuple[UUID, int]
-"""A run and the fence it was released under."""
-
 
 @dataclass(frozen=True, slots=True)
 class Flight:
@@ -40,12 +35,12 @@ class Flight:
 
     Args:
         expected: the worker-seconds it was charged with.
-        counts: whether it takes up a slot.
+        takes_slot: whether it takes up a slot.
     """
 
     line: Line
     expected: float
-    counts: bool = True
+    takes_slot: bool = True
 
 
 @dataclass(slots=True)
@@ -75,24 +70,19 @@ class Fleet:
 
     Args:
         buffer_seconds: how much work to release ahead for each slot.
-        cost: worker-seconds that a run of a queue is expected to take; None where nothing is known.
+        costs: what runs are expected to take.
     """
 
-    def __init__(self, buffer_seconds: float, cost: Callable[[str], float | None]) -> None:
+    def __init__(self, buffer_seconds: float, costs: Costs) -> None:
         self._buffer_seconds = buffer_seconds
-        self._cost = cost
+        self._costs = costs
         self._flights: dict[Holding, Flight] = {}
         self._counts: Counter[str] = Counter()
         self._pools: list[Pool] = []
         self._known: list[tuple[frozenset[str], list[str] | None]] = []
 
-    def read(
-        self, ledger: Ledger, cost: Callable[[Line], float], *, alive_seconds: float
-    ) -> tuple[list[Flight], list[Flight]]:
+    def read(self, ledger: Ledger, *, alive_seconds: float) -> tuple[list[Flight], list[Flight]]:
         """Read the live workers, and what is released or running.
-
-        Args:
-            cost: what to expect of a run that was not known.
 
         Returns:
             What was not known, and what is no more.
@@ -101,14 +91,14 @@ class Fleet:
         self._pools = _pooled(self, [(frozenset(queues), slots) for queues, slots, _ in rows])
         self._known = [(frozenset(queues), tasks) for queues, slots, tasks in rows if slots]
         found: dict[Holding, Flight] = {}
-        for run, fence, tenant, queue, task, key, counts in ledger.call(_IN_FLIGHT, alive_seconds):
+        for run, fence, tenant, queue, task, key, takes_slot in ledger.call(_IN_FLIGHT, alive_seconds):
             known = self._flights.get((run, fence))
             line = known.line if known else Line(tenant, queue, task, key)
-            found[(run, fence)] = Flight(line, known.expected if known else cost(line), counts)
+            found[(run, fence)] = Flight(line, known.expected if known else self._costs.of(line), takes_slot)
         new = [flight for holding, flight in found.items() if holding not in self._flights]
         gone = [flight for holding, flight in self._flights.items() if holding not in found]
         self._flights = found
-        self._counts = Counter(flight.line.queue for flight in found.values() if flight.counts)
+        self._counts = Counter(flight.line.queue for flight in found.values() if flight.takes_slot)
         return new, gone
 
     def pools(self) -> list[Pool]:
@@ -117,7 +107,7 @@ class Fleet:
 
     def knows(self, line: Line) -> bool:
         """Whether a worker that consumes the line's queue has code for its task."""
-        return any(line.queue in queues and (tasks is None or line.task in tasks) for queues, tasks in self._known)
+        return any(serves(queues, tasks, line.queue, line.task) for queues, tasks in self._known)
 
     def free(self) -> bool:
         """Whether anything could be released now."""
@@ -133,7 +123,7 @@ class Fleet:
 
     def ahead(self, queue: str) -> float:
         """How many runs of the queue a slot is expected to start within the buffer's time."""
-        cost = self._cost(queue)
+        cost = self._costs.of_queue(queue)
         return 0.0 if cost is None else min(_LARGEST_BUFFER, self._buffer_seconds / cost)
 
     def released(self, run: UUID, fence: int, flight: Flight) -> None:
@@ -144,9 +134,14 @@ class Fleet:
     def ended(self, run: UUID, fence: int) -> Flight | None:
         """A run has left its slot; None where it is not known, or has been told before."""
         flight = self._flights.pop((run, fence), None)
-        if flight is not None and flight.counts:
+        if flight is not None and flight.takes_slot:
             self._counts[flight.line.queue] -= 1
         return flight
+
+
+def serves(queues: Collection[str], tasks: Collection[str] | None, queue: str, task: str) -> bool:
+    """Whether a worker of these queues and tasks, of all where None, runs this task from this queue."""
+    return queue in queues and (tasks is None or task in tasks)
 
 
 def _pooled(fleet: Fleet, workers: list[tuple[frozenset[str], int]]) -> list[Pool]:

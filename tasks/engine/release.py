@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from uuid import UUID
 
 import redis
 import structlog
@@ -37,23 +36,14 @@ _BROKER_PAUSE_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Released:
-    """A run that has been released, as the ledger tells of it, and as it was known."""
+    """A run that has been released: as it was known, and in which line it waited by the ledger."""
 
     candidate: Candidate
-    tenant: UUID
-    run: UUID
-    task: str
-    queue: str
-    key: str | None
+    line: Line
     fence: int
     sequence: int
     attempt: int
     at: datetime
-
-    @property
-    def line(self) -> Line:
-        """Where it has waited."""
-        return Line(self.tenant, self.queue, self.task, self.key)
 
     @property
     def as_wanted(self) -> bool:
@@ -78,13 +68,14 @@ class Releases:
         self._engine = engine
         self._epoch = epoch
         self._costs = costs
-        self._fleet = Fleet(engine.buffer_milliseconds / 1000, costs.of_queue)
+        self._fleet = Fleet(engine.buffer_milliseconds / 1000, costs)
         self._admission = Admission()
         self._read_upto: str | None = None
-        self._ahead = 0.0
+        self._clock_offset = 0.0
+        """Seconds from the monotonic clock to the database's."""
         self._broker_next = 0.0
         self._cut_short = False
-        self._sort([])
+        self._begin_orders([])
 
     def hear(self, bell: Bell | Ended | None) -> None:
         """Something waits that did not before, or a run has left its slot."""
@@ -99,7 +90,7 @@ class Releases:
     def read(self) -> None:
         """Repair what bells lost: the tenants' terms, the fleet, what is in flight, what waits."""
         self._read_terms()
-        new = self._count()
+        new = self._read_fleet()
         self._survey()
         self._unread |= self._passed_over
         self._passed_over.clear()
@@ -116,7 +107,7 @@ class Releases:
         if (self._unread or self._found or self._cut_short or not self._surveyed) and self._fleet.free():
             return 0.0
         opening = self._admission.next_opening()
-        return self._engine.sweep_seconds if opening is None else max(0.0, opening - self._ahead - now)
+        return self._engine.sweep_seconds if opening is None else max(0.0, opening - self._clock_offset - now)
 
     def release(self) -> list[Change]:
         """Release as much as can start now, in fair order. Returns what was released.
@@ -131,12 +122,11 @@ class Releases:
             self._survey()
         self._read_waiting()
         self._cut_short = False
-        self._admission.now = time.monotonic() + self._ahead
+        self._admission.now = time.monotonic() + self._clock_offset
         for tenant, key in self._admission.opened():
             for order in self._every_order:
                 order.wake(tenant, key)
-        for pool in self._fleet.pools():
-            order = self._orders[next(iter(pool.queues))]
+        for pool, order in zip(self._fleet.pools(), self._every_order, strict=True):
             while time.monotonic() >= self._broker_next and (room := pool.room()):
                 picked = order.pick(pool.rooms(), min(room, _BATCH), self._costs.of, self._admission)
                 if not picked:
@@ -150,10 +140,11 @@ class Releases:
                     break
         return released
 
-    def _sort(self, pools: list[Pool]) -> None:
+    def _begin_orders(self, pools: list[Pool]) -> None:
         """Begin an order of its own for each pool, of which nothing is known yet."""
         self._orders: dict[str, FairOrder] = {}
         self._every_order: list[FairOrder] = []
+        """As the fleet's pools."""
         for pool in pools:
             order = FairOrder(self._admission.weights)
             self._every_order.append(order)
@@ -173,7 +164,7 @@ class Releases:
     def _read_terms(self) -> None:
         """What tenants go by, and what time it is by the database's clock."""
         found = terms.read(self._ledger, self._read_upto)
-        self._ahead = found.now - time.monotonic()
+        self._clock_offset = found.now - time.monotonic()
         self._admission.now = found.now
         if self._read_upto is None:
             self._admission.restore(terms.arrivals(self._ledger))
@@ -183,13 +174,13 @@ class Releases:
                 order.wake_all(tenant)
         self._read_upto = found.upto
 
-    def _count(self) -> list[Flight]:
+    def _read_fleet(self) -> list[Flight]:
         """Read the fleet anew, and what bells have not told of it; what is in flight and not charged yet."""
         before = [sorted(pool.queues) for pool in self._fleet.pools()]
-        new, gone = self._fleet.read(self._ledger, self._costs.of, alive_seconds=self._engine.lease_seconds)
+        new, gone = self._fleet.read(self._ledger, alive_seconds=self._engine.lease_seconds)
         self._admission.recount(flight.line for flight in self._fleet.flights())
         if [sorted(pool.queues) for pool in self._fleet.pools()] != before:
-            self._sort(self._fleet.pools())
+            self._begin_orders(self._fleet.pools())
             return self._fleet.flights()
         for flight in gone:
             self._charge(flight, self._costs.of(flight.line))
@@ -269,10 +260,13 @@ class Releases:
             list(arrivals.values()),
         )
         found = {row[1]: row for row in rows}
+        released = []
         for candidate in picked:
-            if candidate.run not in found:
+            if candidate.run in found:
+                tenant, _, task, queue, key, *told = found[candidate.run]
+                released.append(_Released(candidate, Line(tenant, queue, task, key), *told))
+            else:
                 self._not_released(candidate)
-        released = [_Released(one, *found[one.run]) for one in picked if one.run in found]
         # A bell that told of it in another line than its own was not one of ours: it has not counted where it should.
         self._take_back([one for one in released if not one.as_wanted])
         return self._publish([one for one in released if one.as_wanted])
@@ -289,9 +283,10 @@ class Releases:
         """Hand the released runs to their queues; what the broker refuses goes back into the ledger's queue."""
         pipeline = self._broker.pipeline(transaction=False)
         for one in released:
-            release = Release(one.tenant, one.run, one.task, one.queue, one.fence)
+            line = one.line
+            release = Release(line.tenant, one.candidate.run, line.task, line.queue, one.fence)
             expires = one.at.timestamp() + self._engine.grant_seconds
-            pipeline.lpush(one.queue, messages.encode(release, self._engine.grant_keys, expires))
+            pipeline.lpush(line.queue, messages.encode(release, self._engine.grant_keys, expires))
         try:
             answers = pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:
@@ -301,15 +296,17 @@ class Releases:
             if isinstance(answer, Exception):
                 refused.append(one)
             else:
-                flight = Flight(one.candidate.line, self._costs.of(one.candidate.line))
-                self._fleet.released(one.run, one.fence, flight)
+                flight = Flight(one.line, self._costs.of(one.line))
+                self._fleet.released(one.candidate.run, one.fence, flight)
         if refused:
             causes = sorted({str(answer) for answer in answers if isinstance(answer, Exception)})
             log.warning("broker_refused", error=causes[0], runs=len(refused))
             self._broker_next = time.monotonic() + _BROKER_PAUSE_SECONDS
             self._take_back(refused)
         return [
-            Change(one.tenant, one.run, RunState.RELEASED, one.sequence, one.attempt, one.at, one.queue)
+            Change(
+                one.line.tenant, one.candidate.run, RunState.RELEASED, one.sequence, one.attempt, one.at, one.line.queue
+            )
             for one in released
         ]
 
@@ -320,8 +317,8 @@ class Releases:
             "SELECT unrelease_runs(%s, %s, %s, %s, %s)",
             self._engine.shard,
             self._epoch,
-            [one.tenant for one in refused],
-            [one.run for one in refused],
+            [one.line.tenant for one in refused],
+            [one.candidate.run for one in refused],
             [one.fence for one in refused],
         )
         for one in refused:

@@ -38,8 +38,8 @@ def test_a_worker_is_alive_to_people_for_as_long_as_the_dispatcher_counts_on_it(
     shown = {worker.name for worker in installation.write(tenant, figures.workers) if worker.alive}
     assert shown == ({"new", "quiet"} if lease_seconds > 20 else {"new"})
 
-    fleet = Fleet(0.05, Costs().of_queue)
+    fleet = Fleet(0.05, Costs())
     ledger = Ledger(installation.addresses.system, settings.current().engine, application="tests")
-    fleet.read(ledger, Costs().of, alive_seconds=lease_seconds)
+    fleet.read(ledger, alive_seconds=lease_seconds)
     ledger.close()
     assert {queue for pool in fleet.pools() for queue in pool.queues} == {f"of-{name}" for name in shown}
