@@ -64,7 +64,7 @@ def perform(
     claim = desk.ledger.claim(grant.tenant, grant.run, grant.fence, definition.name, worker, definition.hard_seconds)
     if claim is None:
         log.info("message_stale", run=ids.show("run", grant.run), fence=grant.fence)
-        refusals.count_dropped(desk.ledger, "stale", worker)
+        refusals.count_stale(desk.ledger, worker)
         return Ending.IGNORE, None
     if claim.held:
         desk.send([Ended(grant.run, grant.fence, 0.0)])

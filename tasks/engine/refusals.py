@@ -12,9 +12,9 @@ _KEPT_IN_MEMORY = 100
 _REFUSE = "SELECT refuse_messages(%s, %s, %s, %s::uuid[], %s, %s, %s)"
 
 
-def count_dropped(ledger: Ledger, reason: str, worker: str) -> None:
+def count_stale(ledger: Ledger, worker: str) -> None:
     """A rightly signed message came too late: counted, and nothing else is kept of it."""
-    ledger.call(_REFUSE, [reason], [1], worker, [], [], [], [])
+    ledger.call(_REFUSE, ["stale"], [1], worker, [], [], [], [])
 
 
 class Refusals:
