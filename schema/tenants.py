@@ -14,6 +14,7 @@ from schema.context import Info
 from schema.errors import AS_PROBLEM
 from schema.problems import Node, Problem
 from tasks.engine import switches
+from tasks.engine.models import WHOLE
 from tasks.engine.models import Pause as PauseRow
 from tenants import identity, ids, models
 from tenants.context import Role
@@ -116,7 +117,7 @@ async def read_tenant(info: Info) -> Tenant:
 
 def show_tenant(row: models.Tenant, pauses: Iterable[PauseRow]) -> Tenant:
     """Rows as clients see them."""
-    whole = next((pause for pause in pauses if pause.task == switches.WHOLE and not pause.draining), None)
+    whole = next((pause for pause in pauses if pause.task == WHOLE and not pause.draining), None)
     return Tenant(
         id=strawberry.ID(ids.show("ten", row.id)),
         slug=row.slug,

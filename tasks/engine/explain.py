@@ -13,9 +13,8 @@ from sqlalchemy.orm import Session
 from tasks.engine import figures, runs
 from tasks.engine.admission import EACH, LimitKind
 from tasks.engine.fleet import serves
-from tasks.engine.models import DispatcherLeader, Limit, Pause, Run, RunEvent
+from tasks.engine.models import WHOLE, DispatcherLeader, Limit, Pause, Run, RunEvent
 from tasks.engine.states import TERMINAL, RunState
-from tasks.engine.switches import WHOLE
 from tenants.models import Tenant
 
 APPROVAL = "approval:"

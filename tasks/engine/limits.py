@@ -100,7 +100,7 @@ def put(session: Session, request: LimitRequest) -> Limit:
     """
     caller = context.principal(session)
     operator = caller.kind is ActorKind.OPERATOR
-    task = None if request.task_name is None else switches.task(session, request.task_name)
+    task = None if request.task_name is None else switches.resolve_task(session, request.task_name)
     _check(request)
     if request.kind is LimitKind.WEIGHT:
         if not operator:

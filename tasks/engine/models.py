@@ -234,6 +234,10 @@ class LimitState(TenantRow, Base):
     arrival: Mapped[float] = mapped_column(Double)
 
 
+WHOLE = ""
+"""As a pause's task: all of them."""
+
+
 class Pause(TenantRow, Base):
     """What must not start, or must not be accepted any more: a task, or where it names none, all of the tenant's."""
 

@@ -9,13 +9,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from tasks import registry
-from tasks.engine.models import Pause
+from tasks.engine.models import WHOLE, Pause
 from tenants import context
 from tenants.errors import InvalidInput, Issue, NotFound
 from tenants.models import TenantFamily
 
-WHOLE = ""
-"""As a pause's task: all of them."""
 _LONGEST_NOTE = 1000
 
 
@@ -37,7 +35,7 @@ def enable(session: Session, family: str) -> None:
         session.flush()
 
 
-def task(session: Session, name: str) -> str:
+def resolve_task(session: Session, name: str) -> str:
     """The full name of a task of the tenant's.
 
     Raises:
@@ -78,7 +76,7 @@ def pause(session: Session, task_name: str | None = None, note: str | None = Non
     }
     session.execute(
         insert(Pause)
-        .values(task=WHOLE if task_name is None else task(session, task_name), **values)
+        .values(task=WHOLE if task_name is None else resolve_task(session, task_name), **values)
         .on_conflict_do_update(index_elements=["tenant_id", "task"], set_=values)
     )
 
@@ -89,7 +87,10 @@ def resume(session: Session, task_name: str | None = None) -> None:
     Raises:
         UnknownTask, AmbiguousTask: the name fits no task of the tenant's families, or several.
     """
-    name = WHOLE if task_name is None else task_name
-    if name not in {row.task for row in pauses(session)}:
-        name = task(session, name) if name else WHOLE
+    if task_name is None:
+        name = WHOLE
+    elif task_name in {row.task for row in pauses(session)}:
+        name = task_name  # The code of the task may be gone.
+    else:
+        name = resolve_task(session, task_name)
     session.execute(delete(Pause).where(Pause.task == name))

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from tasks.engine.admission import Bucket, Limit, LimitKind, Terms
 from tasks.engine.ledger import Ledger
+from tasks.engine.models import WHOLE
 
 _READ = """
 SELECT s.upto::text, extract(epoch FROM clock_timestamp())::float8, t.id, t.suspended_at IS NOT NULL,
@@ -48,8 +49,8 @@ def read(ledger: Ledger, since: str | None) -> Reading:
     terms = {
         tenant: Terms(
             limits=[_limit(values) for values in limits or ()],
-            paused=[task for task in paused if task],
-            stopped=suspended or "" in paused,
+            paused=[task for task in paused if task != WHOLE],
+            stopped=suspended or WHOLE in paused,
         )
         for _, _, tenant, suspended, paused, limits in rows
         if tenant is not None
