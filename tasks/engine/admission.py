@@ -60,6 +60,10 @@ class Limit:
         """Seconds between two starts of a rate that is used to the full."""
         return self.per_seconds / self.amount
 
+    def opens(self, arrival: float) -> float:
+        """When a rate of this theoretical arrival time lets one more start."""
+        return arrival - (self.burst - 1) * self.interval
+
     def concerns(self, line: Line) -> bool:
         """Whether the runs of this line of its tenant count under it."""
         return (
@@ -209,7 +213,7 @@ class Admission:
         bucket = _bucket(limit, line)
         if limit.kind is LimitKind.CONCURRENCY:
             return self._used[bucket] < limit.amount
-        opens = self._arrivals.get(limit.id, {}).get(bucket[2], 0.0) - (limit.burst - 1) * limit.interval
+        opens = limit.opens(self._arrivals.get(limit.id, {}).get(bucket[2], 0.0))
         if opens > self.now:
             self._opening.put((line.tenant, line.key), opens)
         return opens <= self.now

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Row, func, select, text
 from sqlalchemy.orm import Session
 
 from tasks.engine import figures, runs
-from tasks.engine.admission import EACH, LimitKind
+from tasks.engine.admission import EACH, Limit, LimitKind
 from tasks.engine.fleet import serves
-from tasks.engine.models import WHOLE, DispatcherLeader, Limit, Pause, Run, RunEvent
+from tasks.engine.models import WHOLE, DispatcherLeader, Pause, Run, RunEvent
 from tasks.engine.states import TERMINAL, RunState
 from tenants.models import Tenant
 
@@ -24,17 +25,16 @@ _EVENTS = 500
 _RECENTLY = timedelta(seconds=60)
 _LAST_ENDED = 20
 _CONCERNING = text("""
-SELECT l.id,
+SELECT l.*,
   (SELECT count(*) FROM runs o WHERE o.tenant_id = l.tenant_id AND o.state IN ('RELEASED', 'RUNNING')
-     AND concerns(l.queue, l.task, l.concurrency_key, o.queue, o.task, o.concurrency_key)
-     AND (l.concurrency_key IS DISTINCT FROM '*' OR o.concurrency_key = r.concurrency_key)),
+     AND counts_beside(l.queue, l.task, l.concurrency_key, o.queue, o.task, o.concurrency_key, r.concurrency_key)
+  ) AS running,
   (SELECT count(*) FROM (
      SELECT FROM runs o WHERE o.tenant_id = l.tenant_id AND o.state = 'QUEUED' AND (o.rank, o.id) < (r.rank, r.id)
-       AND concerns(l.queue, l.task, l.concurrency_key, o.queue, o.task, o.concurrency_key)
-       AND (l.concurrency_key IS DISTINCT FROM '*' OR o.concurrency_key = r.concurrency_key)
-     LIMIT :most) ahead),
+       AND counts_beside(l.queue, l.task, l.concurrency_key, o.queue, o.task, o.concurrency_key, r.concurrency_key)
+     LIMIT :most) o) AS ahead,
   coalesce((SELECT s.arrival FROM limit_states s WHERE s.tenant_id = l.tenant_id AND s.limit_id = l.id
-     AND s.key = CASE WHEN l.concurrency_key = '*' THEN r.concurrency_key ELSE '' END), 0)
+     AND s.key = CASE WHEN l.concurrency_key = '*' THEN r.concurrency_key ELSE '' END), 0) AS arrival
 FROM runs r JOIN limits l ON l.tenant_id = r.tenant_id AND l.kind IN ('CONCURRENCY', 'RATE')
   AND concerns(l.queue, l.task, l.concurrency_key, r.queue, r.task, r.concurrency_key)
 WHERE r.id = :run
@@ -146,17 +146,14 @@ def _out_of_order(session: Session, run: Run) -> Explanation | None:
 
 
 def _held_back(session: Session, run: Run, now: datetime) -> Explanation:
-    limits = {limit.id: limit for limit in session.scalars(select(Limit))}
     found = []
-    for limit_id, running, ahead, arrival in session.execute(_CONCERNING, {"run": run.id, "most": _MOST}):
-        limit = limits[limit_id]
-        if limit.kind == LimitKind.CONCURRENCY and running >= limit.amount:
-            found.append(_capped(session, run, limit, ahead, now))
-        elif limit.kind == LimitKind.RATE:
-            interval = (limit.per_seconds or 1.0) / limit.amount
-            opens = arrival - ((limit.burst or 1.0) - 1) * interval
-            if opens > now.timestamp():
-                found.append(_slowed(run, limit, ahead, opens + ahead * interval, now))
+    for row in session.execute(_CONCERNING, {"run": run.id, "most": _MOST}):
+        if row.kind == LimitKind.RATE:
+            rate = Limit(row.id, LimitKind.RATE, row.amount, row.per_seconds, row.burst)
+            if (opens := rate.opens(row.arrival)) > now.timestamp():
+                found.append(_slowed(run, row, opens + row.ahead * rate.interval, now))
+        elif row.running >= row.amount:
+            found.append(_capped(session, run, row, now))
     if found:
         return max(found, key=lambda one: one.expected_start or now)
     ahead = _ahead(session, run)
@@ -170,7 +167,7 @@ def _held_back(session: Session, run: Run, now: datetime) -> Explanation:
     )
 
 
-def _capped(session: Session, run: Run, limit: Limit, ahead: int, now: datetime) -> Explanation:
+def _capped(session: Session, run: Run, limit: Row[Any], now: datetime) -> Explanation:
     which = f" for each of its keys, here {run.concurrency_key}" if limit.concurrency_key == EACH else ""
     seconds = session.scalar(
         select(func.avg(Run.worker_seconds)).where(
@@ -187,18 +184,18 @@ def _capped(session: Session, run: Run, limit: Limit, ahead: int, now: datetime)
         WaitReason.CONCURRENCY_LIMIT,
         f"The limit {limit.name} lets {limit.amount:g} run at once{which}, and so many do.",
         limit_name=limit.name,
-        position=ahead + 1,
-        expected_start=None if seconds is None else now + timedelta(seconds=seconds) * (ahead + 1) / limit.amount,
+        position=limit.ahead + 1,
+        expected_start=None if seconds is None else now + timedelta(seconds=seconds) * (limit.ahead + 1) / limit.amount,
     )
 
 
-def _slowed(run: Run, limit: Limit, ahead: int, starts: float, now: datetime) -> Explanation:
+def _slowed(run: Run, limit: Row[Any], starts: float, now: datetime) -> Explanation:
     return Explanation(
         run,
         WaitReason.RATE_LIMIT,
-        f"The limit {limit.name} lets {limit.amount:g} start in {limit.per_seconds or 1.0:g} s; {ahead} are before it.",
+        f"The limit {limit.name} lets {limit.amount:g} start in {limit.per_seconds:g} s; {limit.ahead} are before it.",
         limit_name=limit.name,
-        position=ahead + 1,
+        position=limit.ahead + 1,
         expected_start=datetime.fromtimestamp(starts, now.tzinfo),
     )
 

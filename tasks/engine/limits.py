@@ -30,9 +30,7 @@ SELECT l.id, CASE l.kind
   WHEN 'CONCURRENCY' THEN (
     SELECT count(*) FROM runs r WHERE r.tenant_id = l.tenant_id AND r.state IN ('RELEASED', 'RUNNING')
       AND concerns(l.queue, l.task, l.concurrency_key, r.queue, r.task, r.concurrency_key))
-  WHEN 'BACKLOG' THEN (
-    SELECT count(*) FROM runs r WHERE r.tenant_id = l.tenant_id AND r.state IN ('SCHEDULED', 'QUEUED', 'RELEASED')
-      AND concerns(l.queue, l.task, l.concurrency_key, r.queue, r.task, r.concurrency_key))
+  WHEN 'BACKLOG' THEN backlog(l.tenant_id, l.queue, l.task, l.concurrency_key, NULL)
   WHEN 'RATE' THEN coalesce((
     SELECT greatest(0, ceil((s.arrival - extract(epoch FROM clock_timestamp())) * l.amount / l.per_seconds))
     FROM limit_states s WHERE s.tenant_id = l.tenant_id AND s.limit_id = l.id AND s.key = ''), 0)

@@ -108,7 +108,7 @@ CREATE OR REPLACE FUNCTION backlog_room(p_tenant uuid, p_runs uuid[]) RETURNS bi
 DECLARE
   v_limit record;
   v_room bigint;
-  v_waiting bigint;
+  v_most bigint;
 BEGIN
   FOR v_limit IN
     SELECT * FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' ORDER BY id FOR NO KEY UPDATE NOWAIT
@@ -117,13 +117,8 @@ BEGIN
     WHERE r.tenant_id = p_tenant AND r.id = ANY (p_runs)
       AND concerns(v_limit.queue, v_limit.task, v_limit.concurrency_key, r.queue, r.task, r.concurrency_key);
     CONTINUE WHEN NOT FOUND;
-    SELECT count(*) INTO v_waiting FROM (
-      SELECT FROM runs r
-      WHERE r.tenant_id = p_tenant AND r.state IN ('SCHEDULED', 'QUEUED', 'RELEASED')
-        AND concerns(v_limit.queue, v_limit.task, v_limit.concurrency_key, r.queue, r.task, r.concurrency_key)
-      LIMIT floor(v_limit.amount)::bigint
-    ) w;
-    v_room := least(v_room, floor(v_limit.amount)::bigint - v_waiting);
+    v_most := floor(v_limit.amount);
+    v_room := least(v_room, v_most - backlog(p_tenant, v_limit.queue, v_limit.task, v_limit.concurrency_key, v_most));
   END LOOP;
   RETURN v_room;
 EXCEPTION WHEN lock_not_available THEN

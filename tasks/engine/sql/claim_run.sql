@@ -75,8 +75,8 @@ BEGIN
   LOOP
     SELECT count(*) INTO v_running FROM run_leases e JOIN runs o ON o.tenant_id = e.tenant_id AND o.id = e.run_id
     WHERE e.tenant_id = p_tenant AND e.run_id <> p_run
-      AND concerns(v_limit.queue, v_limit.task, v_limit.concurrency_key, o.queue, o.task, o.concurrency_key)
-      AND (v_limit.concurrency_key IS DISTINCT FROM '*' OR o.concurrency_key = v_run.concurrency_key);
+      AND counts_beside(v_limit.queue, v_limit.task, v_limit.concurrency_key, o.queue, o.task, o.concurrency_key,
+                        v_run.concurrency_key);
     IF v_running >= v_limit.amount THEN
       RETURN 'the limit ' || v_limit.name || ' is reached';
     END IF;

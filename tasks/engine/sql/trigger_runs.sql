@@ -85,19 +85,15 @@ CREATE OR REPLACE FUNCTION check_backlog(p_tenant uuid, p_made uuid[]) RETURNS v
 DECLARE
   v_limit record;
   v_new int;
-  v_waiting int;
+  v_waiting bigint;
 BEGIN
   FOR v_limit IN SELECT * FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' LOOP
     SELECT count(*) INTO v_new FROM runs r
     WHERE r.tenant_id = p_tenant AND r.id = ANY (p_made)
       AND concerns(v_limit.queue, v_limit.task, v_limit.concurrency_key, r.queue, r.task, r.concurrency_key);
     CONTINUE WHEN v_new = 0;
-    SELECT count(*) INTO v_waiting FROM (
-      SELECT FROM runs r
-      WHERE r.tenant_id = p_tenant AND r.state IN ('SCHEDULED', 'QUEUED', 'RELEASED')
-        AND concerns(v_limit.queue, v_limit.task, v_limit.concurrency_key, r.queue, r.task, r.concurrency_key)
-      LIMIT floor(v_limit.amount)::bigint + v_new + 1
-    ) w;
+    v_waiting := backlog(p_tenant, v_limit.queue, v_limit.task, v_limit.concurrency_key,
+                         floor(v_limit.amount)::bigint + v_new + 1);
     IF v_waiting > v_limit.amount THEN
       RAISE EXCEPTION 'backlog full' USING ERRCODE = 'TN004',
         DETAIL = jsonb_build_array(v_limit.name, v_limit.amount, v_waiting - v_new)::text;
