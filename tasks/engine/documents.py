@@ -28,3 +28,8 @@ def encode(value: Any) -> bytes:
 def readable(text: str) -> str:
     """Text for people, without what can't be stored."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+
+
+def is_name(value: object, most: int) -> bool:
+    """Whether it is text of 1 to so many characters, all of which can be stored."""
+    return isinstance(value, str) and 1 <= len(value) <= most and readable(value) == value

@@ -150,7 +150,7 @@ def remove(session: Session, limit_id: UUID) -> None:
 
 def _check(request: LimitRequest) -> None:
     kind, issues = request.kind, []
-    if not 1 <= len(request.name) <= _LONGEST_NAME or documents.readable(request.name) != request.name:
+    if not documents.is_name(request.name, _LONGEST_NAME):
         issues.append(Issue(("name",), f"must be 1 to {_LONGEST_NAME} characters, none of them null"))
     smallest, largest = _SMALLEST[kind], _LARGEST[kind]
     whole = kind in {LimitKind.CONCURRENCY, LimitKind.BACKLOG}
@@ -166,7 +166,7 @@ def _check(request: LimitRequest) -> None:
     if request.queue is not None and request.queue not in registry.queues():
         issues.append(Issue(("queue",), f"must be one of {', '.join(registry.queues())}"))
     key = request.concurrency_key
-    if key is not None and not (1 <= len(key) <= _LONGEST_KEY and documents.readable(key) == key):
+    if key is not None and not documents.is_name(key, _LONGEST_KEY):
         issues.append(Issue(("concurrencyKey",), f"must be 1 to {_LONGEST_KEY} characters, none of them null"))
     if key == EACH and kind is LimitKind.BACKLOG:
         issues.append(Issue(("concurrencyKey",), "a backlog is for one key, or for all together"))

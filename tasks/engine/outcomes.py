@@ -86,7 +86,7 @@ class WaitFor(Outcome):
 
     def __init__(self, event: str) -> None:
         super().__init__(f"waiting for {event}")
-        if not (isinstance(event, str) and 1 <= len(event) <= _LONGEST_EVENT and documents.readable(event) == event):
+        if not documents.is_name(event, _LONGEST_EVENT):
             raise Fail(f"An event's name has 1 to {_LONGEST_EVENT} characters, none of them null.")
         self.event = event
 

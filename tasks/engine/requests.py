@@ -81,7 +81,7 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
     if not 0 <= priority <= 9:
         issues.append(Issue((*path, "priority"), "must be 0 to 9"))
     for name, value in (("idempotencyKey", request.idempotency_key), ("concurrencyKey", request.concurrency_key)):
-        if value is not None and not (1 <= len(value) <= _LONGEST_KEY and documents.readable(value) == value):
+        if value is not None and not documents.is_name(value, _LONGEST_KEY):
             issues.append(Issue((*path, name), f"must be 1 to {_LONGEST_KEY} characters, none of them null"))
     if request.queue is not None and request.queue not in registry.queues():
         issues.append(Issue((*path, "queue"), f"must be one of {', '.join(registry.queues())}"))
