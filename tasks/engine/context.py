@@ -240,7 +240,7 @@ class RunContext:
         """
         slot = self.desk.board.read(self._slot)
         if slot is not None and slot.reason is not Reason.NONE and slot.run == self.run:
-            raise Interrupted(slot.reason.name)
+            raise Interrupted(slot.reason)
 
     def interrupt(self) -> None:
         """The soft signal: stop here, or at the end of the part that must not be torn."""
@@ -251,7 +251,7 @@ class RunContext:
             self._pending = True
         elif slot.reason is not Reason.NONE and not self._interrupted:
             self._interrupted = True
-            raise Interrupted(slot.reason.name)
+            raise Interrupted(slot.reason)
 
     def begin_settling(self) -> None:
         """From here on no soft signal interrupts: what is committed must also be told."""

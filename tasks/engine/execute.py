@@ -121,7 +121,7 @@ def _attempt(
             except outcomes.Interrupted as interruption:
                 at_work = desk.board.read(slot)
                 assert at_work is not None
-                settlement = ended_by(Reason[interruption.reason], at_work)
+                settlement = ended_by(interruption.reason, at_work)
                 change = _settle(context, settlement)
             finally:
                 _running.pop(slot, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tasks.engine import documents
+from tasks.engine.board import Reason
 from tasks.registry import LONGEST_WAIT_SECONDS
 
 _LONGEST_EVENT = 255
@@ -101,8 +102,8 @@ class Interrupted(BaseException):
     Not an Exception, so that a body's own `except Exception` does not swallow it.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.name)
         self.reason = reason
 
 
