@@ -12,8 +12,8 @@ from schema.context import Info
 from schema.errors import AS_PROBLEM
 from schema.problems import Node, Problem
 from schema.runs import RunFilter, read_filter
-from tasks.engine import bulk_actions, models, runs
-from tasks.engine.bulk_actions import Kind
+from tasks.engine import bulk_actions, filters, models
+from tasks.engine.bulk_actions import ActionKind
 from tenants import ids
 from tenants.errors import NotFound
 
@@ -47,7 +47,7 @@ class Mutation:
         description="Cancels what matches and has not ended: what waits never starts, what runs is told to stop.",
     )
     async def cancel_runs(self, info: Info, filter: RunFilter, dry_run: _DryRun = True) -> BulkActionPayload:
-        return await _act(info, Kind.CANCEL, read_filter(filter), dry_run)
+        return await _act(info, ActionKind.CANCEL, read_filter(filter), dry_run)
 
     @strawberry.mutation(
         extensions=[permissions.RUNS_WRITE, AS_PROBLEM],
@@ -57,7 +57,7 @@ class Mutation:
         ),
     )
     async def retry_runs(self, info: Info, filter: RunFilter, dry_run: _DryRun = True) -> BulkActionPayload:
-        return await _act(info, Kind.RETRY, read_filter(filter), dry_run)
+        return await _act(info, ActionKind.RETRY, read_filter(filter), dry_run)
 
     @strawberry.mutation(
         extensions=[permissions.RUNS_WRITE, AS_PROBLEM], description="Repeats each run of a group of dead letters."
@@ -65,8 +65,8 @@ class Mutation:
     async def retry_dead_letters(
         self, info: Info, group_id: strawberry.ID, dry_run: _DryRun = True
     ) -> BulkActionPayload:
-        wanted = runs.RunFilter(dead_letter_group=ids.read("dlg", group_id))
-        return await _act(info, Kind.RETRY, wanted, dry_run)
+        wanted = filters.RunFilter(dead_letter_group=ids.read("dlg", group_id))
+        return await _act(info, ActionKind.RETRY, wanted, dry_run)
 
 
 async def find(info: Info, id: str) -> BulkAction | None:
@@ -88,7 +88,7 @@ def show(row: models.BulkAction) -> BulkAction:
     )
 
 
-async def _act(info: Info, kind: Kind, wanted: runs.RunFilter, dry_run: bool) -> BulkActionPayload:
+async def _act(info: Info, kind: ActionKind, wanted: filters.RunFilter, dry_run: bool) -> BulkActionPayload:
     if dry_run:
         matched = await info.context.data.read(bulk_actions.count, kind, wanted)
         return BulkActionPayload(success=True, message=f"{matched} runs match; nothing was done.", matched=matched)

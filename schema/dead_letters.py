@@ -13,7 +13,7 @@ from schema.paging import Connection
 from schema.problems import Node
 from schema.runs import RunConnection
 from schema.runs import show as show_run
-from tasks.engine import dead_letters, runs
+from tasks.engine import dead_letters, filters, runs
 from tenants import ids
 from tenants.errors import NotFound
 
@@ -36,7 +36,7 @@ class DeadLetterGroup(Node):
 
     @strawberry.field(description="Newest first.")
     async def runs(self, info: Info, first: int | None = None, after: str | None = None) -> RunConnection:
-        wanted = runs.RunFilter(dead_letter_group=self.key)
+        wanted = filters.RunFilter(dead_letter_group=self.key)
         page = await info.context.data.read(runs.page, wanted, first=first, after=after)
         return RunConnection(wanted=wanted, **paging.parts(page, show_run))
 

@@ -15,7 +15,7 @@ from schema.paging import Connection
 from schema.problems import Node
 from schema.scalars import JSON
 from schema.schedules import Schedule
-from tasks.engine import models, runs
+from tasks.engine import filters, models, runs
 from tasks.engine.states import RunState
 from tenants import ids
 from tenants.errors import InvalidInput, Issue, NotFound
@@ -105,7 +105,7 @@ class Run(Node):
 
 @strawberry.type(name="RunConnection")
 class RunConnection(Connection[Run]):
-    wanted: strawberry.Private[runs.RunFilter]
+    wanted: strawberry.Private[filters.RunFilter]
 
     @strawberry.field(description="Counted up to `max`.")
     async def total_count(self, info: Info, max: int | None = 10_000) -> int:
@@ -195,12 +195,12 @@ def show_progress(current: float, total: float | None, message: str | None) -> P
     return Progress(current=current, total=total, message=message, fraction=fraction)
 
 
-def read_filter(given: RunFilter | None) -> runs.RunFilter:
+def read_filter(given: RunFilter | None) -> filters.RunFilter:
     """A filter as services take it. An id that names nothing here matches nothing; it is no error."""
     if given is None:
-        return runs.RunFilter()
+        return filters.RunFilter()
     schedule_id = None if given.schedule_id is None else _known("sch", [given.schedule_id])
-    return runs.RunFilter(
+    return filters.RunFilter(
         ids=set() if schedule_id == [] else None if given.ids is None else _known("run", given.ids),
         task_name=given.task_name,
         family=given.family,

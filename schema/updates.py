@@ -14,7 +14,7 @@ from schema import runs as shown
 from schema.context import Info
 from schema.runs import Progress, Run, RunFilter
 from schema.scalars import Cursor
-from tasks.engine import runs
+from tasks.engine import filters, runs
 from tasks.engine.states import RunState
 from tasks.engine.streams import Update
 from tenants import ids
@@ -75,7 +75,7 @@ class Subscription:
         return _follow(info, shown.read_filter(filter), after)
 
 
-async def _follow(info: Info, wanted: UUID | runs.RunFilter, after: str | None) -> AsyncIterator[RunUpdate]:
+async def _follow(info: Info, wanted: UUID | filters.RunFilter, after: str | None) -> AsyncIterator[RunUpdate]:
     updates = info.context.hub.follow(info.context.data, wanted, after)
     async for update in info.context.live(updates):
         yield _show(update)

@@ -32,19 +32,22 @@ _PORTION = 250
 _SECONDS = 0.05
 
 
-class Kind(StrEnum):
+class ActionKind(StrEnum):
     """What is done to each run."""
 
     CANCEL = "CANCEL"
     RETRY = "RETRY"
 
 
-_FITTING = {Kind.CANCEL: frozenset(RunState) - TERMINAL, Kind.RETRY: TERMINAL}
-_UNASKED = {Kind.CANCEL: _FITTING[Kind.CANCEL], Kind.RETRY: frozenset({RunState.FAILED, RunState.TIMED_OUT})}
+_FITTING = {ActionKind.CANCEL: frozenset(RunState) - TERMINAL, ActionKind.RETRY: TERMINAL}
+_UNASKED = {
+    ActionKind.CANCEL: _FITTING[ActionKind.CANCEL],
+    ActionKind.RETRY: frozenset({RunState.FAILED, RunState.TIMED_OUT}),
+}
 """The states that are meant where a filter names none."""
 
 
-def count(session: Session, kind: Kind, wanted: RunFilter) -> int:
+def count(session: Session, kind: ActionKind, wanted: RunFilter) -> int:
     """How many runs an action would be on.
 
     Raises:
@@ -53,7 +56,7 @@ def count(session: Session, kind: Kind, wanted: RunFilter) -> int:
     return session.scalar(select(func.count()).select_from(_matching(session, kind, wanted).subquery())) or 0
 
 
-def begin(session: Session, kind: Kind, wanted: RunFilter) -> BulkAction:
+def begin(session: Session, kind: ActionKind, wanted: RunFilter) -> BulkAction:
     """Begin an action on every run that matches, within the states that it is for.
 
     CANCEL is for runs that have not ended. RETRY is for runs that have, and for FAILED and TIMED_OUT alone where the
@@ -122,7 +125,7 @@ def advance(ledger: Ledger, shard: str, epoch: int | None, step: timedelta) -> l
             return moved
 
 
-def _matching(session: Session, kind: Kind, wanted: RunFilter) -> Select[Any]:
+def _matching(session: Session, kind: ActionKind, wanted: RunFilter) -> Select[Any]:
     """The ids of the runs that the caller means."""
     narrowed = context.principal(session).task_names
     if wanted.dead_letter_group is not None:
@@ -131,6 +134,6 @@ def _matching(session: Session, kind: Kind, wanted: RunFilter) -> Select[Any]:
             raise Forbidden(f"This key is not for {group.task}.")
     states = _UNASKED[kind] if wanted.states is None else _FITTING[kind].intersection(wanted.states)
     query = filters.matching(select(Run.id), replace(wanted, states=states))
-    if kind is Kind.RETRY:
+    if kind is ActionKind.RETRY:
         query = query.where(Run.retried_by.is_(None), Run.task.in_(registry.definitions()))
     return query if narrowed is None else query.where(Run.task.in_(narrowed))

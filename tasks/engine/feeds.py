@@ -10,8 +10,8 @@ from uuid import UUID
 import orjson
 import structlog
 
+from tasks.engine.filters import RunFilter
 from tasks.engine.positions import Event, Position
-from tasks.engine.runs import RunFilter
 from tasks.engine.states import TERMINAL, RunState
 from tenants.context import Scope
 

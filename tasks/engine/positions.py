@@ -18,8 +18,8 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from tasks.engine import filters, runs
+from tasks.engine.filters import RunFilter
 from tasks.engine.models import Run, RunEvent, RunProgress
-from tasks.engine.runs import RunFilter
 from tasks.engine.states import TERMINAL
 from tenants import signing
 from tenants.errors import InvalidInput, Issue

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from tasks.engine import filters, requests
 from tasks.engine.fairness import Candidate, Line
-from tasks.engine.filters import RunFilter as RunFilter
+from tasks.engine.filters import RunFilter
 from tasks.engine.ledger import Change
 from tasks.engine.models import Run, RunEvent, RunLease, RunProgress
 from tasks.engine.publish import Bell

@@ -21,8 +21,8 @@ from redis.backoff import NoBackoff
 from tasks.engine import positions
 from tasks.engine.feeds import Feed, Pending, Subscriber
 from tasks.engine.feeds import Update as Update
+from tasks.engine.filters import RunFilter
 from tasks.engine.positions import Position
-from tasks.engine.runs import RunFilter
 from tasks.engine.states import TERMINAL
 from tenants import names
 from tenants.context import Scope

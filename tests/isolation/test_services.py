@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy.orm import Session
 
 from tasks.engine import explain, figures, runs, switches
-from tasks.engine.runs import RunFilter, TriggerRequest
+from tasks.engine.filters import RunFilter
+from tasks.engine.runs import TriggerRequest
 from tasks.engine.states import RunState
 from tenants import db, ids, pages
 from tenants.context import Principal

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from tasks.engine import positions
-from tasks.engine.runs import RunFilter
+from tasks.engine.filters import RunFilter
 from tasks.engine.streams import Hub, Update
 from tenants.context import Principal, Scope
 from tenants.db import AsyncDatabase

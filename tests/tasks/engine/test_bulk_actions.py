@@ -14,10 +14,10 @@ from psycopg2 import extensions
 
 from tasks.engine import bulk_actions, dead_letters, limits, runs, switches
 from tasks.engine.admission import LimitKind
-from tasks.engine.bulk_actions import Kind
+from tasks.engine.bulk_actions import ActionKind
+from tasks.engine.filters import RunFilter
 from tasks.engine.ledger import SETTLE, Change, NotLeading, Settlement, changes, settle_values
 from tasks.engine.models import BulkAction
-from tasks.engine.runs import RunFilter
 from tasks.engine.states import TERMINAL, RunState
 from tenants import ids
 from tenants.context import ActorKind, Principal
@@ -39,10 +39,10 @@ class Desk:
         self.hands = hands
         self.tenant = tenant
 
-    def begin(self, kind: Kind, wanted: RunFilter | None = None) -> BulkAction:
+    def begin(self, kind: ActionKind, wanted: RunFilter | None = None) -> BulkAction:
         return self.installation.write(self.tenant, bulk_actions.begin, kind, wanted or RunFilter())
 
-    def count(self, kind: Kind, wanted: RunFilter | None = None) -> int:
+    def count(self, kind: ActionKind, wanted: RunFilter | None = None) -> int:
         return self.installation.write(self.tenant, bulk_actions.count, kind, wanted or RunFilter())
 
     def advance(self, portion: int = 500) -> list[Change]:
@@ -104,7 +104,7 @@ def desk(installation: Installation, hands: Hands, tenant: Principal) -> Iterato
 def test_a_dry_run_counts_and_does_nothing(desk: Desk) -> None:
     waiting = desk.in_state(S.QUEUED)
     [letter] = desk.die(1)
-    assert (desk.count(Kind.CANCEL), desk.count(Kind.RETRY)) == (1, 1)
+    assert (desk.count(ActionKind.CANCEL), desk.count(ActionKind.RETRY)) == (1, 1)
     assert desk.advance() == []
     assert desk.installation.states(waiting) == ["QUEUED"]
     assert desk.retries(letter) == []
@@ -115,7 +115,7 @@ def test_a_cancel_ends_what_waits_and_tells_what_runs(desk: Desk) -> None:
     before = {state: desk.in_state(state) for state in S}
     fence = desk.installation.run(desk.tenant, before[S.RUNNING]).fence
     histories = {state: desk.installation.history(run) for state, run in before.items()}
-    action = desk.begin(Kind.CANCEL)
+    action = desk.begin(ActionKind.CANCEL)
     told = desk.advance()
     waiting = {S.SCHEDULED, S.QUEUED, S.RELEASED, S.WAITING}
     assert desk.look(action) == (5, 5, 0, True)
@@ -148,7 +148,7 @@ def test_a_retry_is_the_same_run_again_in_the_name_of_who_asked(desk: Desk) -> N
     desk.hands.settle(desk.tenant, letter, fence, Settlement(S.FAILED, error=BOOM))
     desk.installation.rows("UPDATE runs SET max_attempts = 9 WHERE id = %s", str(letter))
     asking = Principal(desk.tenant.tenant, ActorKind.USER, "usr_somebody", frozenset({"*"}))
-    action = desk.installation.write(asking, bulk_actions.begin, Kind.RETRY, RunFilter())
+    action = desk.installation.write(asking, bulk_actions.begin, ActionKind.RETRY, RunFilter())
     [change] = desk.advance()
     first, again = (desk.installation.run(desk.tenant, run) for run in (letter, change.run))
     assert (desk.look(action), first.retried_by) == ((1, 1, 0, True), again.id)
@@ -171,7 +171,7 @@ def test_a_retry_is_the_same_run_again_in_the_name_of_who_asked(desk: Desk) -> N
     assert claim is not None
     assert claim.effects_of == letter
     desk.hands.settle(desk.tenant, again.id, fence, Settlement(S.TIMED_OUT, error=BOOM))
-    desk.finish(desk.begin(Kind.RETRY))
+    desk.finish(desk.begin(ActionKind.RETRY))
     [third] = set(desk.retries(letter)) - {again.id}
     assert desk.installation.run(desk.tenant, again.id).retried_by == third
 
@@ -184,11 +184,11 @@ def test_a_new_id_is_as_python_makes_them(desk: Desk) -> None:
 
 def test_a_retry_means_dead_letters_unless_states_are_named(desk: Desk) -> None:
     made = {state: desk.in_state(state) for state in S}
-    assert desk.count(Kind.RETRY) == 2
-    assert desk.count(Kind.RETRY, RunFilter(states=list(S))) == 4
-    assert desk.count(Kind.RETRY, RunFilter(states=[S.QUEUED])) == 0
-    assert desk.count(Kind.CANCEL, RunFilter(states=[S.FAILED, S.WAITING])) == 1
-    assert desk.finish(desk.begin(Kind.RETRY, RunFilter(states=[S.SUCCEEDED, S.RUNNING]))) == (1, 1, 0)
+    assert desk.count(ActionKind.RETRY) == 2
+    assert desk.count(ActionKind.RETRY, RunFilter(states=list(S))) == 4
+    assert desk.count(ActionKind.RETRY, RunFilter(states=[S.QUEUED])) == 0
+    assert desk.count(ActionKind.CANCEL, RunFilter(states=[S.FAILED, S.WAITING])) == 1
+    assert desk.finish(desk.begin(ActionKind.RETRY, RunFilter(states=[S.SUCCEEDED, S.RUNNING]))) == (1, 1, 0)
     assert len(desk.retries(made[S.SUCCEEDED])) == 1
     assert all(not desk.retries(run) for state, run in made.items() if state is not S.SUCCEEDED)
 
@@ -196,15 +196,19 @@ def test_a_retry_means_dead_letters_unless_states_are_named(desk: Desk) -> None:
 def test_every_condition_of_a_filter_holds(desk: Desk) -> None:
     keyed = desk.installation.trigger(desk.tenant, "diagnostics.echo", concurrency_key="k")
     other = desk.installation.trigger(desk.tenant, "diagnostics.sleep", {"seconds": 0})
-    assert desk.finish(desk.begin(Kind.CANCEL, RunFilter(ids=[ids.new()]))) == (0, 0, 0)
-    assert desk.finish(desk.begin(Kind.CANCEL, RunFilter(task_name="diagnostics.sleep", ids=[keyed]))) == (0, 0, 0)
-    assert desk.finish(desk.begin(Kind.CANCEL, RunFilter(concurrency_key="k"))) == (1, 1, 0)
+    assert desk.finish(desk.begin(ActionKind.CANCEL, RunFilter(ids=[ids.new()]))) == (0, 0, 0)
+    assert desk.finish(desk.begin(ActionKind.CANCEL, RunFilter(task_name="diagnostics.sleep", ids=[keyed]))) == (
+        0,
+        0,
+        0,
+    )
+    assert desk.finish(desk.begin(ActionKind.CANCEL, RunFilter(concurrency_key="k"))) == (1, 1, 0)
     assert [desk.installation.states(run)[-1] for run in (keyed, other)] == ["CANCELLED", "QUEUED"]
 
 
 def test_what_comes_after_an_action_was_begun_is_none_of_its_runs(desk: Desk) -> None:
     desk.in_state(S.QUEUED)
-    action = desk.begin(Kind.CANCEL)
+    action = desk.begin(ActionKind.CANCEL)
     late = desk.in_state(S.QUEUED)
     assert desk.finish(action) == (1, 1, 0)
     assert desk.installation.states(late) == ["QUEUED"]
@@ -213,16 +217,16 @@ def test_what_comes_after_an_action_was_begun_is_none_of_its_runs(desk: Desk) ->
 def test_a_run_that_was_retried_is_not_retried_again(desk: Desk) -> None:
     letters = desk.die(3)
     desk.installation.write(desk.tenant, runs.retry, letters[0])
-    assert desk.count(Kind.RETRY) == 2
-    first, second = desk.begin(Kind.RETRY), desk.begin(Kind.RETRY)
+    assert desk.count(ActionKind.RETRY) == 2
+    first, second = desk.begin(ActionKind.RETRY), desk.begin(ActionKind.RETRY)
     assert (desk.finish(first), desk.finish(second)) == ((2, 2, 0), (2, 0, 2))
     assert [len(desk.retries(letter)) for letter in letters] == [1, 1, 1]
-    assert desk.finish(desk.begin(Kind.RETRY)) == (0, 0, 0)
+    assert desk.finish(desk.begin(ActionKind.RETRY)) == (0, 0, 0)
 
 
 def test_what_may_not_be_retried_is_counted_as_failed(desk: Desk) -> None:
     letters = desk.die(3)
-    action = desk.begin(Kind.RETRY)
+    action = desk.begin(ActionKind.RETRY)
     desk.installation.rows("DELETE FROM runs WHERE id = %s", str(letters[0]))
     desk.advance(portion=1)
     desk.installation.rows("DELETE FROM tenant_families WHERE tenant_id = %s", str(desk.tenant.tenant))
@@ -242,12 +246,12 @@ def test_what_is_drained_accepts_no_retry_and_ends_by_a_cancel(desk: Desk, task:
     [letter] = desk.die(1)
     waiting = desk.in_state(S.QUEUED)
     desk.installation.write(desk.tenant, switches.pause, task, draining=True)
-    assert desk.finish(desk.begin(Kind.RETRY)) == (1, 0, 1)
+    assert desk.finish(desk.begin(ActionKind.RETRY)) == (1, 0, 1)
     assert desk.retries(letter) == []
-    assert desk.finish(desk.begin(Kind.CANCEL, RunFilter(ids=[waiting]))) == (1, 1, 0)
+    assert desk.finish(desk.begin(ActionKind.CANCEL, RunFilter(ids=[waiting]))) == (1, 1, 0)
     desk.installation.write(desk.tenant, switches.resume, task)
     desk.installation.write(desk.tenant, switches.pause, task)
-    assert desk.finish(desk.begin(Kind.RETRY)) == (1, 1, 0)
+    assert desk.finish(desk.begin(ActionKind.RETRY)) == (1, 1, 0)
 
 
 def test_a_limit_on_the_backlog_slows_a_retry_down(desk: Desk, other_tenant: Principal) -> None:
@@ -261,14 +265,14 @@ def test_a_limit_on_the_backlog_slows_a_retry_down(desk: Desk, other_tenant: Pri
     desk.installation.write(
         desk.tenant, limits.put, limits.LimitRequest("key", LimitKind.BACKLOG, 1, concurrency_key="k")
     )
-    action = desk.begin(Kind.RETRY)
+    action = desk.begin(ActionKind.RETRY)
     for done in (2, 4, 6):
         moved = [change.run for change in desk.advance()]
         assert len(moved) == 2
         assert desk.look(action) == (6, done, 0, done == 6)
         if done == 2:
             assert desk.advance() == []
-            assert theirs.finish(theirs.begin(Kind.RETRY)) == (2, 2, 0)
+            assert theirs.finish(theirs.begin(ActionKind.RETRY)) == (2, 2, 0)
         for run in moved:
             desk.hands.claim(desk.tenant, run, desk.hands.release(desk.tenant, run)[run])
     assert [len(desk.retries(letter)) for letter in letters] == [1] * 6
@@ -277,7 +281,7 @@ def test_a_limit_on_the_backlog_slows_a_retry_down(desk: Desk, other_tenant: Pri
 def test_a_retry_does_not_wait_for_who_triggers_under_a_limit(desk: Desk) -> None:
     desk.die(2)
     desk.installation.write(desk.tenant, limits.put, limits.LimitRequest("all", LimitKind.BACKLOG, 100))
-    action = desk.begin(Kind.RETRY)
+    action = desk.begin(ActionKind.RETRY)
     with desk.session() as triggering, triggering.cursor() as cursor:
         cursor.execute("SELECT set_config('app.tenant_id', %s, true)", (str(desk.tenant.tenant),))
         cursor.execute("SELECT 1 FROM limits FOR NO KEY UPDATE")
@@ -289,12 +293,12 @@ def test_a_retry_does_not_wait_for_who_triggers_under_a_limit(desk: Desk) -> Non
 def test_a_task_that_is_no_more_is_left_out_of_a_retry(desk: Desk) -> None:
     [letter] = desk.die(1)
     desk.installation.rows("UPDATE runs SET task = 'diagnostics.of_another_version' WHERE id = %s", str(letter))
-    assert desk.count(Kind.RETRY) == 0
+    assert desk.count(ActionKind.RETRY) == 0
 
 
 def test_a_run_that_ended_in_the_meantime_is_counted_as_failed(desk: Desk) -> None:
     run, fence = desk.hands.running(desk.tenant)
-    action = desk.begin(Kind.CANCEL)
+    action = desk.begin(ActionKind.CANCEL)
     desk.hands.settle(desk.tenant, run, fence, Settlement(S.SUCCEEDED))
     assert desk.finish(action) == (1, 0, 1)
     assert desk.installation.run(desk.tenant, run).state == "SUCCEEDED"
@@ -303,7 +307,7 @@ def test_a_run_that_ended_in_the_meantime_is_counted_as_failed(desk: Desk) -> No
 def test_a_run_that_ends_while_its_cancel_is_carried_out_is_asked_again_and_nobody_waits(desk: Desk) -> None:
     others = [desk.in_state(S.QUEUED) for _ in range(3)]
     run, fence = desk.hands.running(desk.tenant)
-    action = desk.begin(Kind.CANCEL)
+    action = desk.begin(ActionKind.CANCEL)
     with desk.session() as ending, ending.cursor() as cursor:
         cursor.execute("SELECT set_config('app.tenant_id', %s, true)", (str(desk.tenant.tenant),))
         cursor.execute(SETTLE, settle_values(desk.tenant.tenant, run, fence, Settlement(S.SUCCEEDED), STEP))
@@ -318,7 +322,7 @@ def test_a_run_that_ends_while_its_cancel_is_carried_out_is_asked_again_and_nobo
 
 def test_a_run_whose_step_holds_its_lease_is_told_to_stop_later(desk: Desk) -> None:
     run, fence = desk.hands.running(desk.tenant)
-    action = desk.begin(Kind.CANCEL)
+    action = desk.begin(ActionKind.CANCEL)
     with desk.session() as step, step.cursor() as cursor:
         cursor.execute("SELECT set_config('app.tenant_id', %s, true)", (str(desk.tenant.tenant),))
         cursor.execute("SELECT hold_lease(%s, %s)", (run, fence))
@@ -330,9 +334,9 @@ def test_a_run_whose_step_holds_its_lease_is_told_to_stop_later(desk: Desk) -> N
     assert desk.hands.renew(run, fence)[1]
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_a_portion_that_is_not_committed_neither_loses_nor_doubles_anything(desk: Desk, kind: Kind) -> None:
-    made = desk.die(10) if kind is Kind.RETRY else [desk.in_state(S.QUEUED) for _ in range(10)]
+@pytest.mark.parametrize("kind", ActionKind)
+def test_a_portion_that_is_not_committed_neither_loses_nor_doubles_anything(desk: Desk, kind: ActionKind) -> None:
+    made = desk.die(10) if kind is ActionKind.RETRY else [desk.in_state(S.QUEUED) for _ in range(10)]
     action = desk.begin(kind)
     for committed in (3, 6, 9):
         desk.advance(portion=3)
@@ -343,7 +347,7 @@ def test_a_portion_that_is_not_committed_neither_loses_nor_doubles_anything(desk
         assert desk.look(action) == (10, committed, 0, False)
     assert desk.finish(action, portion=3) == (10, 10, 0)
     for run in made:
-        if kind is Kind.RETRY:
+        if kind is ActionKind.RETRY:
             assert len(desk.retries(run)) == 1
         else:
             assert desk.installation.states(run) == ["QUEUED", "CANCELLED"]
@@ -351,7 +355,7 @@ def test_a_portion_that_is_not_committed_neither_loses_nor_doubles_anything(desk
 
 def test_two_dispatchers_on_one_action_do_each_portion_once(desk: Desk) -> None:
     letters = desk.die(40)
-    action = desk.begin(Kind.RETRY)
+    action = desk.begin(ActionKind.RETRY)
     ready = threading.Barrier(4)
 
     def work() -> None:
@@ -374,7 +378,7 @@ def test_two_actions_on_the_same_runs_at_once_retry_each_once(desk: Desk) -> Non
     letters = desk.die(20)
     [group] = desk.installation.write(desk.tenant, dead_letters.page).items
     wanted = RunFilter(dead_letter_group=group.id)
-    actions = [desk.begin(Kind.RETRY, wanted) for _ in range(2)]
+    actions = [desk.begin(ActionKind.RETRY, wanted) for _ in range(2)]
     with desk.session(system=True) as one, desk.session(system=True) as other:
         with one.cursor() as first, other.cursor() as second:
             first.execute(ADVANCE, (SHARD, desk.hands.epoch, 10, STEP))
@@ -391,7 +395,7 @@ def test_two_actions_on_the_same_runs_at_once_retry_each_once(desk: Desk) -> Non
 
 def test_a_dispatcher_whose_lead_is_over_carries_nothing_out(desk: Desk) -> None:
     run = desk.in_state(S.QUEUED)
-    action = desk.begin(Kind.CANCEL)
+    action = desk.begin(ActionKind.CANCEL)
     with pytest.raises(NotLeading):
         desk.hands.system.call(ADVANCE, SHARD, desk.hands.epoch - 1, 500, STEP)
     assert desk.installation.states(run) == ["QUEUED"]
@@ -402,10 +406,10 @@ def test_a_dispatcher_whose_lead_is_over_carries_nothing_out(desk: Desk) -> None
 def test_a_huge_action_takes_turns_with_the_others(desk: Desk, other_tenant: Principal) -> None:
     for _ in range(9):
         desk.in_state(S.QUEUED)
-    huge = desk.begin(Kind.CANCEL)
+    huge = desk.begin(ActionKind.CANCEL)
     theirs = Desk(desk.installation, desk.hands, other_tenant)
     run = theirs.in_state(S.QUEUED)
-    small = theirs.begin(Kind.CANCEL)
+    small = theirs.begin(ActionKind.CANCEL)
     desk.advance(portion=1)
     assert [change.run for change in desk.advance(portion=1)] == [run]
     assert theirs.look(small) == (1, 1, 0, True)
@@ -418,7 +422,7 @@ def test_a_sweep_gives_actions_so_much_of_its_time_and_no_more(desk: Desk, monke
     monkeypatch.setattr(bulk_actions, "_SECONDS", 0.0)
     for _ in range(5):
         desk.in_state(S.QUEUED)
-    action = desk.begin(Kind.CANCEL)
+    action = desk.begin(ActionKind.CANCEL)
     moved = bulk_actions.advance(desk.hands.system, SHARD, desk.hands.epoch, STEP)
     assert (len(moved), desk.look(action)) == (2, (5, 2, 0, False))
     monkeypatch.setattr(bulk_actions, "_SECONDS", 60.0)
@@ -428,30 +432,30 @@ def test_a_sweep_gives_actions_so_much_of_its_time_and_no_more(desk: Desk, monke
 
 def test_a_tenant_has_twenty_unfinished_actions_at_most(desk: Desk, other_tenant: Principal) -> None:
     desk.in_state(S.QUEUED)
-    made = [desk.begin(Kind.CANCEL) for _ in range(20)]
+    made = [desk.begin(ActionKind.CANCEL) for _ in range(20)]
     with pytest.raises(QuotaExceeded) as refused:
-        desk.begin(Kind.CANCEL)
+        desk.begin(ActionKind.CANCEL)
     assert (refused.value.limit, refused.value.used) == (20, 20)
     assert desk.installation.rows("SELECT count(*) FROM bulk_actions") == [(20,)]
-    Desk(desk.installation, desk.hands, other_tenant).begin(Kind.CANCEL)
+    Desk(desk.installation, desk.hands, other_tenant).begin(ActionKind.CANCEL)
     desk.finish(made[0])
-    desk.begin(Kind.CANCEL)
+    desk.begin(ActionKind.CANCEL)
 
 
 def test_a_finished_action_keeps_its_figures_and_who_asked_but_not_its_runs(desk: Desk) -> None:
     desk.in_state(S.QUEUED)
-    action = desk.begin(Kind.CANCEL)
+    action = desk.begin(ActionKind.CANCEL)
     desk.finish(action)
     assert desk.installation.rows("SELECT kind, actor_kind, actor, total, pending FROM bulk_actions") == [
         ("CANCEL", "API_KEY", "key_tests", 1, [])
     ]
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_a_narrowed_key_acts_on_its_tasks_only(desk: Desk, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", ActionKind)
+def test_a_narrowed_key_acts_on_its_tasks_only(desk: Desk, kind: ActionKind) -> None:
     def make(task: str) -> UUID:
         run = desk.installation.trigger(desk.tenant, task, {"seconds": 0} if task.endswith("sleep") else {})
-        if kind is Kind.RETRY:
+        if kind is ActionKind.RETRY:
             fence = desk.hands.release(desk.tenant, run)[run]
             desk.hands.claim(desk.tenant, run, fence, task)
             desk.hands.settle(desk.tenant, run, fence, Settlement(S.FAILED, error=BOOM))
@@ -468,7 +472,7 @@ def test_a_narrowed_key_acts_on_its_tasks_only(desk: Desk, kind: Kind) -> None:
         assert asking.count(kind, wanted) == 0
     assert asking.finish(asking.begin(kind)) == (1, 1, 0)
     assert desk.installation.history(foreign) == histories[1]
-    if kind is Kind.RETRY:
+    if kind is ActionKind.RETRY:
         assert (len(desk.retries(own)), desk.retries(foreign)) == (1, [])
         [group] = desk.installation.write(desk.tenant, dead_letters.page).items
         for service in (bulk_actions.count, bulk_actions.begin):
@@ -478,9 +482,9 @@ def test_a_narrowed_key_acts_on_its_tasks_only(desk: Desk, kind: Kind) -> None:
         assert desk.installation.states(own)[-1] == "CANCELLED"
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", ActionKind)
 def test_an_action_with_no_condition_is_on_one_tenants_runs_only(
-    desk: Desk, other_tenant: Principal, kind: Kind
+    desk: Desk, other_tenant: Principal, kind: ActionKind
 ) -> None:
     theirs = Desk(desk.installation, desk.hands, other_tenant)
     for owner in (desk, theirs):
@@ -500,7 +504,7 @@ def test_an_action_that_names_anothers_runs_does_nothing_to_them(desk: Desk, oth
     theirs = Desk(desk.installation, desk.hands, other_tenant)
     waiting, [letter] = theirs.in_state(S.QUEUED), theirs.die(1)
     before = desk.installation.rows("SELECT r::text FROM runs r WHERE tenant_id = %s", str(other_tenant.tenant))
-    for kind in Kind:
+    for kind in ActionKind:
         assert desk.count(kind, RunFilter(ids=[waiting, letter])) == 0
         desk.installation.rows(
             "INSERT INTO bulk_actions (tenant_id, id, kind, actor_kind, actor, pending, total)"
@@ -514,7 +518,7 @@ def test_an_action_that_names_anothers_runs_does_nothing_to_them(desk: Desk, oth
     group = desk.installation.write(other_tenant, dead_letters.page).items[0].id
     for unknown in (group, ids.new()):
         with pytest.raises(NotFound):
-            desk.begin(Kind.RETRY, RunFilter(dead_letter_group=unknown))
+            desk.begin(ActionKind.RETRY, RunFilter(dead_letter_group=unknown))
 
 
 def test_a_hundred_thousand_runs_are_cancelled_one_and_all(desk: Desk, new_tenant: Callable[..., Principal]) -> None:
@@ -529,8 +533,8 @@ def test_a_hundred_thousand_runs_are_cancelled_one_and_all(desk: Desk, new_tenan
         " INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt) SELECT *, 1, 'QUEUED', 0 FROM made",
         str(tenant.tenant),
     )
-    assert crowded.count(Kind.CANCEL) == 100_000
-    action = crowded.begin(Kind.CANCEL)
+    assert crowded.count(ActionKind.CANCEL) == 100_000
+    action = crowded.begin(ActionKind.CANCEL)
     assert crowded.finish(action, portion=5000) == (100_000, 100_000, 0)
     assert desk.installation.rows(
         "SELECT state, count(*) FROM run_events WHERE tenant_id = %s GROUP BY state ORDER BY state", str(tenant.tenant)

@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from tasks.engine import dead_letters, runs
 from tasks.engine.dead_letters import Group
+from tasks.engine.filters import RunFilter
 from tasks.engine.ledger import Settlement
-from tasks.engine.runs import RunFilter
 from tasks.engine.states import RunState
 from tenants import ids, pages
 from tenants.context import Principal

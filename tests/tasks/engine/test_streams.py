@@ -14,8 +14,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from tasks.engine import positions, runs, streams
+from tasks.engine.filters import RunFilter
 from tasks.engine.positions import Page, Position
-from tasks.engine.runs import RunFilter
 from tasks.engine.states import RunState
 from tasks.engine.streams import Hub, Update
 from tenants import ids, names
