@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,7 +55,7 @@ class Attempts:
         self._hands.requeue(unclaimed_seconds=3600)
         fence = self._hands.release(principal, run)[run]
         release = Release(principal.tenant, run, inputs.ECHO.name, inputs.ECHO.queue, fence)
-        message = orjson.loads(messages.encode(release, self._settings.engine.grant_keys, 60))
+        message = orjson.loads(messages.encode(release, self._settings.engine.grant_keys, time.time() + 60))
         desk = Desk(self._settings, self._ledger, self._engine, self.board, lambda: 0, lambda notices: None)
         self._monkeypatch.setitem(registry._BODIES, inputs.ECHO.name, lambda ctx, args: body(ctx))
         with self._defined(retry) as definition:
