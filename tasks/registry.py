@@ -75,7 +75,7 @@ class RetryPolicy:
         """How often a run is tried at most, whatever it fails with."""
         return max([self.attempts, *(policy.attempts for policy in self.by_error.values() if policy)])
 
-    def after(self, error: type[BaseException]) -> RetryPolicy | None:
+    def for_error(self, error: type[BaseException]) -> RetryPolicy | None:
         """The policy for an error of this class; None: it is not tried again."""
         nearest = (ancestor for ancestor in error.__mro__ if ancestor in self.by_error)
         return next((self.by_error[ancestor] for ancestor in nearest), self)

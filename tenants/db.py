@@ -187,7 +187,7 @@ def sync_engine(address: str, *, pool_size: int = 2, application: str = "tenantr
     )
 
 
-class _Line(asyncio.Semaphore):
+class _Places(asyncio.Semaphore):
     """So many at once; who would wait for longer than it may is refused."""
 
     def __init__(self, places: int, *, wait_seconds: float) -> None:
@@ -229,10 +229,10 @@ class AsyncDatabase:
             },
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
-        self._line = partial(_Line, wait_seconds=address.pool_wait_seconds)
-        self._places = self._line(address.pool_size)
+        self._make_places = partial(_Places, wait_seconds=address.pool_wait_seconds)
+        self._places = self._make_places(address.pool_size)
         self._share = max(1, address.pool_size // _SHARES)
-        self._shares: WeakValueDictionary[UUID, _Line] = WeakValueDictionary()
+        self._shares: WeakValueDictionary[UUID, _Places] = WeakValueDictionary()
 
     async def call(
         self,
@@ -253,7 +253,7 @@ class AsyncDatabase:
             Unavailable: the database can't be reached, no connection came free in time, or a statement took too long.
         """
         # Who has used up its share of the pool queues by itself. Forgotten once nobody holds it or waits for it.
-        share = None if principal is None else self._shares.setdefault(principal.tenant, self._line(self._share))
+        share = None if principal is None else self._shares.setdefault(principal.tenant, self._make_places(self._share))
         async with share or nullcontext(), self._places:
             try:
                 return await greenlet_spawn(self._call, principal, service, args, values, read_only)

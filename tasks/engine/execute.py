@@ -237,7 +237,7 @@ def _retried(context: RunContext, error: Exception, after_seconds: float | None 
     if isinstance(error, _POISONS):
         most = min(most, context.settings.engine.max_crashes)
     delay = retry.after(policy, type(error), context.attempt, most)
-    described = _described(error, _said(error), retryable=policy.after(type(error)) is not None)
+    described = _described(error, _said(error), retryable=policy.for_error(type(error)) is not None)
     if delay is None:
         return Settlement(RunState.FAILED, error=described, note=type(error).__name__)
     delay = delay if after_seconds is None else after_seconds

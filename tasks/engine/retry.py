@@ -16,7 +16,7 @@ def after(policy: RetryPolicy, error: type[BaseException], attempt: int, most: i
         attempt: the attempt that failed, from 1.
         most: how often the run may be tried in all.
     """
-    fitting = policy.after(error)
+    fitting = policy.for_error(error)
     if fitting is None or attempt >= min(fitting.attempts, most):
         return None
     return delay_seconds(fitting, attempt)

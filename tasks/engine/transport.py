@@ -89,13 +89,14 @@ class Channel(redis.Channel):  # type: ignore[misc]
             return dict(orjson.loads(element))
         try:
             message = messages.decode(self.ring, element, queue, type(self).skew)
-            if (task := message["headers"]["task"]) not in registry.definitions():
-                log.error("task_unknown", task=task, hint="This worker's code has no such task. The run waits for one.")
-                raise BadGrant("unknown")
-            return message
         except BadGrant as error:
             type(self).refuse(error.reason, queue, hashlib.sha256(element).hexdigest())
             return None
+        if (task := message["headers"]["task"]) not in registry.definitions():
+            log.error("task_unknown", task=task, hint="This worker's code has no such task. The run waits for one.")
+            type(self).refuse("unknown", queue, hashlib.sha256(element).hexdigest())
+            return None
+        return message
 
     def _deliver_fanout_message(self, message: object, exchange: str) -> bool:
         """Control messages are not signed; what kombu could not read would end the worker."""
