@@ -204,15 +204,15 @@ def _read(schema: GraphQLSchema, rules: tuple[type[ASTValidationRule], ...], tex
     return _Read(document, operations, errors)
 
 
-def extensions(*, introspection: bool) -> list[Callable[[], SchemaExtension]]:
-    """Factories of the extensions that limit and cache.
+def reader(*, introspection: bool) -> Callable[[], SchemaExtension]:
+    """A factory of the extension that reads documents within limits, and keeps what it has read.
 
     Args:
         introspection: whether clients may read the schema from the service.
     """
     hidden = () if introspection else (NoSchemaIntrospectionCustomRule,)
     rules = (*specified_rules, Shape, Directives, NoNull, *hidden)
-    return [lambda: Reader(rules)]
+    return lambda: Reader(rules)
 
 
 def _null_error() -> GraphQLError:

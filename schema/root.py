@@ -131,7 +131,7 @@ def build(*, introspection: bool = True) -> Schema:
         mutation=mutation,
         subscription=updates.Subscription,
         types=problems.TYPES,
-        extensions=[Masked, *guards.extensions(introspection=introspection)],
+        extensions=[Masked, guards.reader(introspection=introspection)],
         config=StrawberryConfig(
             scalar_map=SCALARS, name_converter=_Names(), disable_field_suggestions=not introspection
         ),

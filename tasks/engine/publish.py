@@ -202,7 +202,7 @@ class Bells:
         if not self._left:
             return True
         pipeline = self._client.pipeline(transaction=False)
-        add(pipeline, _merged(self._left), self._stream_length)
+        add(pipeline, dict.fromkeys(self._left), self._stream_length)
         self._left.clear()
         try:
             await pipeline.execute(raise_on_error=False)
@@ -210,8 +210,3 @@ class Bells:
             log.warning("notice_lost", error=type(error).__name__)
             return False
         return True
-
-
-def _merged(notices: Iterable[Notice]) -> Iterable[Notice]:
-    """The notices, each once: it says no more twice."""
-    return dict.fromkeys(notices)
