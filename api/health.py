@@ -19,6 +19,8 @@ from tasks.engine.models import DispatcherLeader, Worker
 from tenants import db
 
 _SECONDS = 2.0
+_ONE = select(1)
+_LEADER = select(DispatcherLeader.shard).where(figures.leading()).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +102,9 @@ def _one(session: Session) -> None:
 
 @db.single_statement
 def _is_led(session: Session) -> bool:
-    return bool(db.fetch(session, select(DispatcherLeader.shard).where(figures.leading()).limit(1)))
+    return bool(db.fetch(session, _LEADER))
 
 
 @db.single_statement
 def _has_workers(session: Session) -> bool:
     return bool(db.fetch(session, select(Worker.name).where(figures.alive()).limit(1)))
-
-
-_ONE = select(1)

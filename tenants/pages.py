@@ -110,10 +110,16 @@ def _place(key: InstrumentedAttribute[Any], kind: str, cursor: str, name: str) -
 
 
 def not_ours(name: str) -> InvalidInput:
+    """The error for a cursor that is none of the list's."""
     return InvalidInput("The cursor is not one of this list.", issues=[Issue((name,), "not a cursor of this list")])
 
 
 def check(first: int | None, last: int | None) -> None:
+    """Check how much of a list is asked for.
+
+    Raises:
+        InvalidInput: a number out of range, or both.
+    """
     if first is not None and last is not None:
         raise InvalidInput("Give first or last, not both.", issues=[Issue(("last",), "give first or last, not both")])
     for name, value in (("first", first), ("last", last)):

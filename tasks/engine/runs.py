@@ -181,6 +181,7 @@ def retry(
     Raises:
         NotFound: there is no such run.
         InvalidState: it has not ended.
+        Else as `trigger`.
     """
     run = get(session, run_id)
     if run.state not in TERMINAL:

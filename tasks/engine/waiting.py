@@ -39,7 +39,7 @@ _BEFORE_ALL = Line(UUID(int=0), "", "", None)
 
 
 def lines(ledger: Ledger, after: Line | None, most: int) -> list[Line]:
-    """Every line that holds a QUEUED run, in order: one step in an index for each, however many runs there are.
+    """The next lines that hold a QUEUED run, in order: one step in an index for each, however many runs there are.
 
     Args:
         after: go on behind this one.
