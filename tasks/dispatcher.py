@@ -79,7 +79,7 @@ class Dispatcher:
             if self._releases is None:
                 return
             if time.monotonic() >= self._sweep_next:
-                self._sweep()
+                self._sweep(self._releases)
                 self._releases.read()
             self._tell(self._releases.release())
         except NotLeading:
@@ -174,7 +174,7 @@ class Dispatcher:
             self._ears.ping()
             self._asked = now
 
-    def _sweep(self) -> None:
+    def _sweep(self, releases: Releases) -> None:
         """Move what is due, what was not claimed and what died."""
         started = time.monotonic()
         self._sweep_next = started + self._engine.sweep_seconds
@@ -188,8 +188,9 @@ class Dispatcher:
         )
         if len(moved) >= _BATCH:
             self._sweep_next = started
+        moved += bulk_actions.advance(self._ledger, self._engine.shard, self._epoch, self._step)
         self._tell(moved)
-        self._tell(bulk_actions.advance(self._ledger, self._engine.shard, self._epoch, self._step))
+        releases.queued(moved)
         self._next_due(started)
         if started >= self._housekeeping_next:
             self._housekeeping_next = started + _HOUSEKEEPING_SECONDS

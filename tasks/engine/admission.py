@@ -183,6 +183,18 @@ class Admission:
         buckets = {_bucket(limit, line) for line in lines for limit in self._concerning(line, LimitKind.RATE)}
         return {bucket: self._arrivals[bucket[1]].get(bucket[2], self.now) for bucket in buckets}
 
+    def unknown(self, lines: Iterable[Line]) -> list[Bucket]:
+        """The rates that these lines count under and of whose use nothing is known; they count as known from now on."""
+        found: list[Bucket] = []
+        for line in lines:
+            for limit in self._concerning(line, LimitKind.RATE):
+                bucket = _bucket(limit, line)
+                arrivals = self._arrivals.setdefault(limit.id, {})
+                if bucket[2] not in arrivals:
+                    arrivals[bucket[2]] = 0.0
+                    found.append(bucket)
+        return found
+
     def restore(self, arrivals: Mapping[Bucket, float]) -> None:
         """Take up the state of rates as it was saved."""
         for (_, limit, key), arrival in arrivals.items():

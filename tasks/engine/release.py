@@ -109,6 +109,11 @@ class Releases:
         opening = self._admission.next_opening()
         return self._engine.sweep_seconds if opening is None else max(0.0, opening - self._clock_offset - now)
 
+    def queued(self, changes: Iterable[Change]) -> None:
+        """These may wait now: nobody rings for what the dispatcher itself has moved."""
+        for candidate in waiting.candidates(self._ledger, [one for one in changes if one.state == RunState.QUEUED]):
+            self._rung(candidate.line, candidate)
+
     def release(self) -> list[Change]:
         """Release as much as can start now, in fair order. Returns what was released.
 
@@ -166,8 +171,6 @@ class Releases:
         found = terms.read(self._ledger, self._read_upto)
         self._clock_offset = found.now - time.monotonic()
         self._admission.now = found.now
-        if self._read_upto is None:
-            self._admission.restore(terms.arrivals(self._ledger))
         for tenant, agreed in found.terms.items():
             self._admission.agree(tenant, agreed)
             for order in self._every_order:
@@ -203,7 +206,12 @@ class Releases:
         if candidate is None or order is None or fresh or not self._fleet.knows(line):
             self._unread[line] = None
         elif (last := self._deeper.get(line)) is None or candidate < last:
+            self._read_rates([line])
             order.offer([candidate])
+
+    def _read_rates(self, lines: Iterable[Line]) -> None:
+        """How far the rates are used under which these lines count: of rates for each key there may be millions."""
+        self._admission.restore(terms.arrivals(self._ledger, self._admission.unknown(lines)))
 
     def _read_waiting(self) -> None:
         """Look at the front of lines: of some at a time, and as far ahead as they are few."""
@@ -215,6 +223,7 @@ class Releases:
         lines = [line for line in dict.fromkeys(chosen) if line.queue in self._orders and self._fleet.knows(line)]
         if not lines:
             return
+        self._read_rates(lines)
         most = max(_FEWEST_HEADS, min(_HEADS, _PORTION // len(lines)))
         for line, front in zip(lines, waiting.fronts(self._ledger, lines, most), strict=True):
             self._orders[line.queue].renew(line, front)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -23,8 +23,8 @@ _CHANGED = """t.changed >= pg_snapshot_xmin(%s::pg_snapshot)
 AND NOT pg_visible_in_snapshot(t.changed, %s::pg_snapshot)"""
 _ARRIVALS = """
 SELECT s.tenant_id, s.limit_id, nullif(s.key, ''), s.arrival
-FROM limit_states s JOIN limits l ON l.tenant_id = s.tenant_id AND l.id = s.limit_id
-WHERE s.arrival > extract(epoch FROM clock_timestamp())
+FROM unnest(%s::uuid[], %s::uuid[], %s::text[]) AS u(tenant, id, key)
+JOIN limit_states s ON s.tenant_id = u.tenant AND s.limit_id = u.id AND s.key = u.key
 """
 
 
@@ -58,9 +58,13 @@ def read(ledger: Ledger, since: str | None) -> Reading:
     return Reading(rows[0][0], rows[0][1], terms)
 
 
-def arrivals(ledger: Ledger) -> dict[Bucket, float]:
-    """How far the rates are used, as the last releases have saved it."""
-    return {(tenant, limit, key): arrival for tenant, limit, key, arrival in ledger.call(_ARRIVALS)}
+def arrivals(ledger: Ledger, buckets: Sequence[Bucket]) -> dict[Bucket, float]:
+    """How far these rates are used, as the last releases have saved it; nothing for one that has not been used."""
+    if not buckets:
+        return {}
+    tenants, limits, keys = zip(*buckets, strict=True)
+    rows = ledger.call(_ARRIVALS, list(tenants), list(limits), [key or "" for key in keys])
+    return {(tenant, limit, key): arrival for tenant, limit, key, arrival in rows}
 
 
 def _limit(row: Mapping[str, Any]) -> Limit:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from tasks.engine.fairness import Candidate, Line
-from tasks.engine.ledger import Ledger
+from tasks.engine.ledger import Change, Ledger
 
 _LINES = """
 WITH RECURSIVE lines AS (
@@ -31,6 +31,11 @@ CROSS JOIN LATERAL (
     AND state = 'QUEUED'
   ORDER BY rank LIMIT %s
 ) r
+"""
+_CANDIDATES = """
+SELECT r.rank, r.id, r.tenant_id, r.queue, r.task, r.concurrency_key
+FROM unnest(%s::uuid[], %s::uuid[]) AS u(tenant, run) JOIN runs r ON r.tenant_id = u.tenant AND r.id = u.run
+WHERE r.state = 'QUEUED'
 """
 _NEXT_DUE = """
 SELECT extract(epoch FROM min(available_at) - clock_timestamp())::float8 FROM runs WHERE state = 'SCHEDULED'
@@ -57,6 +62,14 @@ def fronts(ledger: Ledger, read: Sequence[Line], most: int) -> list[list[Candida
     for place, rank, run in ledger.call(_FRONTS, *columns, [line.key or "" for line in read], most):
         found[place - 1].append(Candidate(rank, run, read[place - 1]))
     return found
+
+
+def candidates(ledger: Ledger, changes: Sequence[Change]) -> list[Candidate]:
+    """Those of these runs that wait, with their lines."""
+    if not changes:
+        return []
+    rows = ledger.call(_CANDIDATES, [one.tenant for one in changes], [one.run for one in changes])
+    return [Candidate(rank, run, Line(*line)) for rank, run, *line in rows]
 
 
 def next_due(ledger: Ledger) -> float | None:

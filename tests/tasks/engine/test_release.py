@@ -325,3 +325,37 @@ def test_a_round_is_short_when_all_that_was_known_has_been_cancelled(
     assert len(read) <= 4
     releases.hear(Bell(Line(other_tenant.tenant, "diagnostics", ECHO, None)))
     assert [change.run for change in eventually(releases.release)] == [late]
+
+
+def test_what_the_dispatcher_itself_has_queued_waits_for_no_survey(
+    installation: Installation, hands: Hands, lead: Lead, tenant: Principal, other_tenant: Principal
+) -> None:
+    """However many lines of others there are to be looked through."""
+    installation.write(tenant, switches.pause)
+    releases = lead()
+    _released(releases)
+    installation.rows(_MANY_LINES, ECHO, str(tenant.tenant))
+    due = installation.trigger(other_tenant, ECHO, delay_seconds=60)
+    hands.due(due)
+    releases.queued(hands.requeue(unclaimed_seconds=3600))
+    assert [change.run for change in releases.release()] == [due]
+
+
+def test_the_rates_of_a_million_keys_are_read_as_they_are_needed(
+    installation: Installation, lead: Lead, tenant: Principal, other_tenant: Principal, read: list[int]
+) -> None:
+    rate = installation.write(tenant, limits.put, LimitRequest("each", LimitKind.RATE, 1, 3600, concurrency_key="*"))
+    installation.rows(
+        "INSERT INTO limit_states SELECT %s, %s, 'k' || n, extract(epoch FROM now()) + 3600"
+        " FROM generate_series(1, 20000) n",
+        str(tenant.tenant), str(rate.id),
+    )  # fmt: skip
+    used, free = (installation.trigger(tenant, ECHO, concurrency_key=key) for key in ("k7", "new"))
+    other = installation.trigger(other_tenant, ECHO)
+    releases = lead()
+    assert set(_released(releases)) == {free, other}
+    assert sum(read) < 100
+    told = installation.run(tenant, installation.trigger(tenant, ECHO, concurrency_key="k8"))
+    releases.hear(Bell(runs.line(told), Candidate(told.rank, told.id, runs.line(told))))
+    assert releases.release() == []
+    assert installation.run(tenant, used).state == "QUEUED"
