@@ -171,7 +171,13 @@ def test_groups_that_ended_at_one_moment_are_each_read_once(
 
 @pytest.mark.parametrize(
     "cursor",
-    ["", "nonsense", pages.encode("dlg", 1), pages.encode("dlg", UUID(int=2**128 - 1)), pages.encode("run", UUID(int=7))],
+    [
+        "",
+        "nonsense",
+        pages.encode("dlg", 1),
+        pages.encode("dlg", UUID(int=2**128 - 1)),
+        pages.encode("run", UUID(int=7)),
+    ],
 )
 def test_a_cursor_that_is_none_of_the_list_is_refused(
     installation: Installation, tenant: Principal, cursor: str
