@@ -33,7 +33,7 @@ POINTS = (
     (b"settle_run",),
     (b"settle_run", b"COMMIT"),
 )
-RECOVERED_SECONDS = 10.0
+RECOVERED_SECONDS = 30.0
 """Twice what the matrix states."""
 
 

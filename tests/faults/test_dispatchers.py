@@ -39,7 +39,7 @@ def test_row_3_what_was_released_and_never_sent_is_sent_by_the_next_leader(
     killed = time.monotonic()
     installation.start_dispatcher("d2")
     ended = installation.ended(tenant, run)
-    assert time.monotonic() - killed < 10
+    assert time.monotonic() - killed < 40
     assert (ended.state, ended.attempt) == ("SUCCEEDED", 1)
     before = installation.history(run)
     trap.release()  # The dead leader's message arrives after all.
@@ -83,7 +83,7 @@ def test_row_55_a_leader_that_was_frozen_wakes_and_releases_nothing(
     installation.kill("d1", signal.SIGSTOP)
     frozen = time.monotonic()
     eventually(lambda: _leads(installation, "d2"))
-    assert time.monotonic() - frozen < 10
+    assert time.monotonic() - frozen < 40
     installation.kill("d1", signal.SIGCONT)
     eventually(lambda: "not_leading" in installation.log("d1"))
     for run in runs:

@@ -62,7 +62,7 @@ def test_row_33_a_hundred_copies_of_each_message_in_any_order_have_one_effect(
     for run in runs:
         assert installation.ended(tenant, run).attempt == 1
         assert installation.states(run) == ["QUEUED", "RELEASED", "RUNNING", "SUCCEEDED"]
-    eventually(lambda: hand.refused() == {"stale": 495})
+    eventually(lambda: hand.refused() == {"stale": 495}, 90)
     assert_invariants(installation)
 
 
