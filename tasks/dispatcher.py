@@ -188,13 +188,21 @@ class Dispatcher:
         )
         if len(moved) >= _BATCH:
             self._sweep_next = started
-        moved += bulk_actions.advance(self._ledger, self._engine.shard, self._epoch, self._step)
+        moved += self._advance()
         self._tell(moved)
         releases.queued(moved)
         self._next_due(started)
         if started >= self._housekeeping_next:
             self._housekeeping_next = started + _HOUSEKEEPING_SECONDS
             self._keep_house()
+
+    def _advance(self) -> list[Change]:
+        """Carry bulk actions on; one that fails does not keep everything else from its turn."""
+        try:
+            return bulk_actions.advance(self._ledger, self._engine.shard, self._epoch, self._step)
+        except psycopg2.Error:
+            log.exception("bulk_actions_failed")
+            return []
 
     def _next_due(self, now: float) -> None:
         """When the next delayed run is due, if that is before the next sweep."""

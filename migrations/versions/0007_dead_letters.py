@@ -62,10 +62,10 @@ def upgrade() -> None:
         " WHERE state IN ('FAILED', 'TIMED_OUT')"
     )
     op.execute(
-        "UPDATE runs r SET retried_by = n.id FROM ("
-        "  SELECT DISTINCT ON (tenant_id, origin_id) tenant_id, origin_id, id FROM runs WHERE origin_id IS NOT NULL"
-        "  ORDER BY tenant_id, origin_id, id DESC"
-        ") n WHERE r.tenant_id = n.tenant_id AND r.id = n.origin_id"
+        "UPDATE runs r SET retried_by = n.next FROM ("
+        "  SELECT tenant_id, id, lead(id) OVER (PARTITION BY tenant_id, coalesce(origin_id, id) ORDER BY id) AS next"
+        "  FROM runs"
+        ") n WHERE r.tenant_id = n.tenant_id AND r.id = n.id AND n.next IS NOT NULL"
     )
 
 

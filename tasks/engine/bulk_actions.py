@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Select, func, insert, literal, select
+from sqlalchemy import ARRAY, Select, func, insert, literal, select, text
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
@@ -27,6 +27,19 @@ from tenants import context, ids
 from tenants.errors import Forbidden, NotFound, QuotaExceeded
 from tenants.models import Key
 
+_OVER = text("""
+SELECT l.name, l.amount, w.waiting, m.more
+FROM limits l
+CROSS JOIN LATERAL (
+  SELECT count(*) AS more FROM bulk_actions b JOIN runs r ON r.tenant_id = b.tenant_id AND r.id = ANY (b.pending)
+  WHERE b.id = :action AND concerns(l.queue, l.task, l.concurrency_key, r.queue, r.task, r.concurrency_key)
+) m
+CROSS JOIN LATERAL (
+  SELECT backlog(l.tenant_id, l.queue, l.task, l.concurrency_key, floor(l.amount)::bigint + 1) AS waiting
+) w
+WHERE l.kind = 'BACKLOG' AND m.more > 0 AND w.waiting + m.more > l.amount
+ORDER BY l.amount LIMIT 1
+""")
 _MOST_AT_ONCE = 20
 _PORTION = 250
 _SECONDS = 0.05
@@ -66,7 +79,7 @@ def begin(session: Session, kind: ActionKind, wanted: RunFilter) -> BulkAction:
     Raises:
         NotFound: the filter names a group of dead letters that is not there.
         Forbidden: it is a group of a task that the caller's key is not for.
-        QuotaExceeded: the tenant has as many unfinished actions as it may.
+        QuotaExceeded: the tenant has as many unfinished actions as it may, or more would wait than a limit allows.
     """
     unfinished = session.scalar(select(func.count(BulkAction.id)).where(BulkAction.finished_at.is_(None))) or 0
     if unfinished >= _MOST_AT_ONCE:
@@ -90,7 +103,10 @@ def begin(session: Session, kind: ActionKind, wanted: RunFilter) -> BulkAction:
             func.coalesce(matched, literal([], ARRAY(Key))),
         ).select_from(found),
     )
-    return session.scalars(made.returning(BulkAction)).one()
+    action = session.scalars(made.returning(BulkAction)).one()
+    if kind is ActionKind.RETRY:
+        _check_backlog(session, action.id)
+    return action
 
 
 def get(session: Session, action_id: UUID) -> BulkAction:
@@ -108,7 +124,7 @@ def get(session: Session, action_id: UUID) -> BulkAction:
 def advance(ledger: Ledger, shard: str, epoch: int | None, step: timedelta) -> list[Change]:
     """Carry out some portions of the actions of all tenants, in turn, within a twentieth of a second or a little more.
 
-    Returns what has changed. A portion that changes no state is the last for now.
+    Returns what has changed.
 
     Args:
         step: the head start of one step of priority.
@@ -118,11 +134,28 @@ def advance(ledger: Ledger, shard: str, epoch: int | None, step: timedelta) -> l
     """
     until = time.monotonic() + _SECONDS
     moved: list[Change] = []
-    while True:
+    [(vain,)] = ledger.call("SELECT count(*) FROM bulk_actions WHERE finished_at IS NULL")
+    while vain > 0:
         rows = ledger.call("SELECT * FROM advance_bulk_action(%s, %s, %s, %s)", shard, epoch, _PORTION, step)
         moved += changes(rows)
-        if not rows or time.monotonic() >= until:
-            return moved
+        vain -= not rows  # What holds one of them up must not hold up the next.
+        if time.monotonic() >= until:
+            break
+    return moved
+
+
+def _check_backlog(session: Session, action: UUID) -> None:
+    """A retry is admitted as a whole when it begins: what it then adds is not counted again.
+
+    Raises:
+        QuotaExceeded: more would wait than a limit allows.
+    """
+    over = session.execute(_OVER, {"action": action}).first()
+    if over is not None:
+        message = (
+            f"The limit {over.name} lets {over.amount:g} runs wait: {over.waiting} do, and {over.more} would more."
+        )
+        raise QuotaExceeded(message, limit_name=over.name, limit=over.amount, used=over.waiting)
 
 
 def _matching(session: Session, kind: ActionKind, wanted: RunFilter) -> Select[Any]:

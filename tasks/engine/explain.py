@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -189,6 +189,14 @@ def _capped(session: Session, run: Run, limit: Row[Any], now: datetime) -> Expla
     )
 
 
+def _moment(seconds: float, zone: tzinfo | None) -> datetime | None:
+    """A time as a date, if it is one that dates can tell."""
+    try:
+        return datetime.fromtimestamp(seconds, zone)
+    except (ValueError, OverflowError):
+        return None
+
+
 def _slowed(run: Run, limit: Row[Any], starts: float, now: datetime) -> Explanation:
     return Explanation(
         run,
@@ -196,7 +204,7 @@ def _slowed(run: Run, limit: Row[Any], starts: float, now: datetime) -> Explanat
         f"The limit {limit.name} lets {limit.amount:g} start in {limit.per_seconds:g} s; {limit.ahead} are before it.",
         limit_name=limit.name,
         position=limit.ahead + 1,
-        expected_start=datetime.fromtimestamp(starts, now.tzinfo),
+        expected_start=_moment(starts, now.tzinfo),
     )
 
 

@@ -19,6 +19,11 @@ from uuid import UUID
 
 from tasks.engine.heap import Heap
 
+_WOKEN = 1000
+"""How many lines a pick wakes, after a tenant's limits have changed."""
+_PATIENCE = 100
+"""How many lines of a tenant a turn asks for in vain: a pick has to be short, however many are held back."""
+
 
 class Line(NamedTuple):
     """What waits one behind another, and counts under the same limits."""
@@ -118,6 +123,12 @@ class FairOrder:
         self._open: dict[str, Heap[_Tenant]] = {}
         self._fronts: dict[Line, _Front] = {}
         self._runs: set[UUID] = set()
+        self._with_room: Sequence[str] = ()
+        """The queues that had room at the last pick."""
+        self._waking: dict[_Tenant, list[_Front]] = {}
+        """Lines that are to be woken, by and by."""
+        self.unfinished = False
+        """Whether the last pick has left somebody out for the next one, to be short."""
 
     def offer(self, candidates: Iterable[Candidate]) -> None:
         """Add waiting runs; those already known are left as they are."""
@@ -160,15 +171,26 @@ class FairOrder:
             gate: what limits let through. Who is held back is asked again after `wake`.
         """
         picked: list[Candidate] = []
+        tired: list[_Tenant] = []
+        self._with_room = [queue for queue, room in rooms.items() if room > 0]
+        self._wake_some()
         while len(picked) < most and (tenant := self._turn(rooms)) is not None:
-            front = _next(tenant, rooms, gate)
+            patience = [_PATIENCE]
+            front = _next(tenant, rooms, gate, patience)
             if front is None:
+                if patience[0] <= 0:
+                    tired.append(tenant)
                 self._hold(tenant, rooms)
                 continue
             candidate = self._take(front, cost(front.line))
             gate.take(candidate)
             rooms[front.line.queue] -= 1
             picked.append(candidate)
+        for tenant in tired:
+            tenant.held = False
+            for queue in tenant.queues:
+                self._open[queue].put(tenant, tenant.tag)
+        self.unfinished = bool(tired or self._waking)
         return picked
 
     def charge(self, tenant: UUID, key: str | None, seconds: float) -> None:
@@ -202,9 +224,17 @@ class FairOrder:
         """All limits of the tenant may have opened."""
         state = self._tenants.get(tenant)
         if state is not None:
-            for key in state.keys.values():
-                for front in key.fronts:
+            self._waking[state] = [front for key in state.keys.values() for front in key.fronts]
+
+    def _wake_some(self) -> None:
+        """Wake a portion of the lines that are to be woken, of each tenant some."""
+        for tenant, fronts in list(self._waking.items()):
+            for _ in range(min(len(fronts), max(1, _WOKEN // len(self._waking)))):
+                front = fronts.pop()
+                if self._fronts.get(front.line) is front:
                     self._open_up(front)
+            if not fronts:
+                del self._waking[tenant]
 
     def _state(self, tenant: UUID, key: str | None) -> tuple[_Tenant, _Key]:
         """The tenant and its key, which join at their virtual times if they are new."""
@@ -258,7 +288,8 @@ class FairOrder:
 
     def _joining(self) -> float:
         """The tag of who joins now: the virtual time, unless corrections have taken the next below it."""
-        tags: list[float] = [entry[0] for heap in self._open.values() if (entry := heap.first())]
+        heaps = [self._open[queue] for queue in self._with_room if queue in self._open]
+        tags: list[float] = [entry[0] for heap in heaps if (entry := heap.first())]
         return min([self._time, *tags])
 
     def _turn(self, rooms: Mapping[str, int]) -> _Tenant | None:
@@ -309,23 +340,30 @@ class FairOrder:
                 del self._tenants[over.id]
 
 
-def _next(tenant: _Tenant, rooms: Mapping[str, int], gate: Gate) -> _Front | None:
-    """The line of the tenant whose turn it is where there is room; None where limits hold all of them back."""
+def _next(tenant: _Tenant, rooms: Mapping[str, int], gate: Gate, patience: list[int]) -> _Front | None:
+    """The line of the tenant whose turn it is where there is room; None where limits hold all of them back.
+
+    Args:
+        patience: how many lines may be asked for in vain; counted down.
+    """
     best: tuple[Any, int, _Front] | None = None
     for queue, tasks in tenant.queues.items():
         if rooms.get(queue, 0) <= 0:
             continue
         for name, task in tasks.items():
             if gate.task(tenant.id, queue, name):
-                entry = _first_open(task, gate)
+                entry = _first_open(task, gate, patience)
                 if entry is not None and (best is None or entry[0] < best[0]):
                     best = entry
     return None if best is None else best[2]
 
 
-def _first_open(task: _Task, gate: Gate) -> tuple[Any, int, _Front] | None:
+def _first_open(task: _Task, gate: Gate, patience: list[int]) -> tuple[Any, int, _Front] | None:
     """The first line that its key's limits let through; those before it are left out until they are woken."""
-    while (entry := task.open.first()) is not None and not gate.key(entry[2].line):
+    while (entry := task.open.first()) is not None and patience[0] > 0:
+        if gate.key(entry[2].line):
+            return entry
         task.open.drop(entry[2])
         entry[2].key.held = True
-    return entry
+        patience[0] -= 1
+    return None

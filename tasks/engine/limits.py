@@ -142,10 +142,11 @@ def remove(session: Session, limit_id: UUID) -> None:
         NotFound: there is none with this id.
         Forbidden: an operator has set it.
     """
-    limit = get(session, limit_id)
-    if limit.actor_kind == ActorKind.OPERATOR and context.principal(session).kind is not ActorKind.OPERATOR:
+    statement = delete(Limit).where(Limit.id == get(session, limit_id).id)
+    if context.principal(session).kind is not ActorKind.OPERATOR:
+        statement = statement.where(Limit.actor_kind != ActorKind.OPERATOR.value)
+    if session.scalar(statement.returning(Limit.id)) is None:
         raise Forbidden("An operator has set this limit: only operators remove it.")
-    session.execute(delete(Limit).where(Limit.id == limit_id))
 
 
 def _check(request: LimitRequest) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tenants import names
 from tenants.settings import Settings
 
 log = structlog.get_logger(__name__)
+_LONGEST_SECONDS = 31 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +68,25 @@ def heard(data: bytes) -> Bell | Ended | None:
     try:
         match orjson.loads(data):
             case [str(tenant), str(queue), str(task), str() | None as key]:
-                return Bell(Line(UUID(tenant), queue, task, key))
+                return Bell(_line(tenant, queue, task, key))
             case [str(tenant), str(queue), str(task), str() | None as key, str(run), str(rank)]:
-                line = Line(UUID(tenant), queue, task, key)
+                line = _line(tenant, queue, task, key)
                 return Bell(line, Candidate(datetime.fromisoformat(rank).astimezone(UTC), UUID(run), line))
-            case [str(run), int(fence), float() | int() as seconds] if 0 <= seconds < math.inf:
+            case [str(run), int(fence), float() | int() as seconds] if 0 <= seconds < _LONGEST_SECONDS:
                 return Ended(UUID(run), fence, float(seconds))
     except (ValueError, OverflowError):
         log.warning("bell_unreadable")
     return None
+
+
+def _line(tenant: str, queue: str, task: str, key: str | None) -> Line:
+    """
+    Raises:
+        ValueError: there can be no such line.
+    """
+    if any("\0" in name for name in (queue, task, key or "")):
+        raise ValueError
+    return Line(UUID(tenant), queue, task, key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,7 @@ class Releases:
         for pool, order in zip(self._fleet.pools(), self._every_order, strict=True):
             while time.monotonic() >= self._broker_next and (room := pool.room()):
                 picked = order.pick(pool.rooms(), min(room, _BATCH), self._costs.of, self._admission)
+                self._cut_short |= order.unfinished
                 if not picked:
                     break
                 done = self._release(picked)

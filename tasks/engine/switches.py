@@ -9,9 +9,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from tasks import registry
+from tasks.engine import documents
 from tasks.engine.models import WHOLE, Pause
 from tenants import context
-from tenants.errors import InvalidInput, Issue, NotFound
+from tenants.context import ActorKind
+from tenants.errors import Forbidden, InvalidInput, Issue, NotFound
 from tenants.models import TenantFamily
 
 _LONGEST_NOTE = 1000
@@ -60,12 +62,11 @@ def pause(session: Session, task_name: str | None = None, note: str | None = Non
     Raises:
         UnknownTask, AmbiguousTask: the name fits no task of the tenant's families, or several.
         InvalidInput: the note is too long.
+        Forbidden: an operator has paused it.
     """
-    if note is not None and len(note) > _LONGEST_NOTE:
-        raise InvalidInput(
-            f"note: must be at most {_LONGEST_NOTE} characters.",
-            issues=[Issue(("note",), f"must be at most {_LONGEST_NOTE} characters")],
-        )
+    if note is not None and (len(note) > _LONGEST_NOTE or documents.readable(note) != note):
+        message = f"must be at most {_LONGEST_NOTE} characters, none of them null"
+        raise InvalidInput(f"note: {message}.", issues=[Issue(("note",), message)])
     caller = context.principal(session)
     values = {
         "draining": draining,
@@ -74,11 +75,11 @@ def pause(session: Session, task_name: str | None = None, note: str | None = Non
         "actor": caller.actor,
         "at": func.clock_timestamp(),
     }
-    session.execute(
-        insert(Pause)
-        .values(task=WHOLE if task_name is None else resolve_task(session, task_name), **values)
-        .on_conflict_do_update(index_elements=["tenant_id", "task"], set_=values)
-    )
+    statement = insert(Pause).values(task=WHOLE if task_name is None else resolve_task(session, task_name), **values)
+    free = None if caller.kind is ActorKind.OPERATOR else Pause.actor_kind != ActorKind.OPERATOR.value
+    written = statement.on_conflict_do_update(index_elements=["tenant_id", "task"], set_=values, where=free)
+    if session.scalar(written.returning(Pause.task)) is None:
+        raise Forbidden("An operator has paused this: only operators change it.")
 
 
 def resume(session: Session, task_name: str | None = None) -> None:
@@ -86,11 +87,17 @@ def resume(session: Session, task_name: str | None = None) -> None:
 
     Raises:
         UnknownTask, AmbiguousTask: the name fits no task of the tenant's families, or several.
+        Forbidden: an operator has paused it.
     """
+    there = {row.task for row in pauses(session)}
     if task_name is None:
         name = WHOLE
-    elif task_name in {row.task for row in pauses(session)}:
+    elif task_name in there:
         name = task_name  # The code of the task may be gone.
     else:
         name = resolve_task(session, task_name)
-    session.execute(delete(Pause).where(Pause.task == name))
+    statement = delete(Pause).where(Pause.task == name)
+    if context.principal(session).kind is not ActorKind.OPERATOR:
+        statement = statement.where(Pause.actor_kind != ActorKind.OPERATOR.value)
+    if session.scalar(statement.returning(Pause.task)) is None and name in there:
+        raise Forbidden("An operator has paused this: only operators resume it.")

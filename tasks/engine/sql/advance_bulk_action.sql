@@ -1,7 +1,6 @@
 -- Carries out a portion of one bulk action, the one that has waited longest for its turn, for the leader of the shard.
 -- Each portion is one transaction: it acts and moves on, or does neither. Waits for nobody: a run whose row is locked,
--- or whose lease its own step holds, is put behind the others; what a limit on the backlog has no room for comes at a
--- later turn. Returns the changes of state.
+-- or whose lease its own step holds, is put behind the others. Returns the changes of state.
 --   done    what was cancelled or told to stop; what was retried
 --   failed  what could not be: it had ended, or had not; it had been retried; it is gone; its family is off, its tenant
 --           suspended, its task or its tenant drained
@@ -15,7 +14,6 @@ DECLARE
   v_held uuid[];
   v_told uuid[];
   v_later uuid[];
-  v_room bigint;
   v_over boolean;
   v_stopping int := 0;
   v_done int;
@@ -53,11 +51,6 @@ BEGIN
     )
     SELECT c.*, v_now FROM cancelled c;
   ELSE
-    v_room := backlog_room(v_action.tenant_id, v_held);
-    IF v_room < cardinality(v_held) THEN
-      v_action.runs := v_action.runs[1 : v_room];
-      v_held := ARRAY(SELECT h.run FROM unnest(v_held) AS h(run) WHERE h.run = ANY (v_action.runs));
-    END IF;
     RETURN QUERY
     WITH origin AS MATERIALIZED (
       SELECT r.*, new_id() AS retry FROM runs r
@@ -101,27 +94,3 @@ BEGIN
 END $$;
 REVOKE ALL ON FUNCTION advance_bulk_action(text, bigint, int, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION advance_bulk_action(text, bigint, int, interval) TO tenantry_system;
-
--- How many more runs may wait where one of these would: what is left of the narrowest limit on the backlog that concerns
--- any of them. NULL where none does; 0 while somebody triggers under one, whom a dispatcher must not wait for.
-CREATE OR REPLACE FUNCTION backlog_room(p_tenant uuid, p_runs uuid[]) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-  v_limit record;
-  v_room bigint;
-  v_most bigint;
-BEGIN
-  FOR v_limit IN
-    SELECT * FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' ORDER BY id FOR NO KEY UPDATE NOWAIT
-  LOOP
-    PERFORM FROM runs r
-    WHERE r.tenant_id = p_tenant AND r.id = ANY (p_runs)
-      AND concerns(v_limit.queue, v_limit.task, v_limit.concurrency_key, r.queue, r.task, r.concurrency_key);
-    CONTINUE WHEN NOT FOUND;
-    v_most := floor(v_limit.amount);
-    v_room := least(v_room, v_most - backlog(p_tenant, v_limit.queue, v_limit.task, v_limit.concurrency_key, v_most));
-  END LOOP;
-  RETURN v_room;
-EXCEPTION WHEN lock_not_available THEN
-  RETURN 0;
-END $$;
-REVOKE ALL ON FUNCTION backlog_room(uuid, uuid[]) FROM PUBLIC;

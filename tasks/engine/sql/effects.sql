@@ -10,9 +10,12 @@ DECLARE
   v_effect effects;
 BEGIN
   PERFORM set_config('app.tenant_id', p_tenant::text, true);
-  INSERT INTO effects (tenant_id, key, run_id, fence, token) VALUES (p_tenant, p_key, p_run, p_fence, p_token)
-  ON CONFLICT (tenant_id, key) DO NOTHING;
-  SELECT * INTO v_effect FROM effects e WHERE e.tenant_id = p_tenant AND e.key = p_key FOR UPDATE;
+  LOOP -- Between the two another may have forgotten the row that was there.
+    INSERT INTO effects (tenant_id, key, run_id, fence, token) VALUES (p_tenant, p_key, p_run, p_fence, p_token)
+    ON CONFLICT (tenant_id, key) DO NOTHING;
+    SELECT * INTO v_effect FROM effects e WHERE e.tenant_id = p_tenant AND e.key = p_key FOR UPDATE;
+    EXIT WHEN FOUND;
+  END LOOP;
   busy := NOT v_effect.confirmed AND v_effect.run_id <> p_run AND EXISTS (
     SELECT FROM run_leases l WHERE l.tenant_id = p_tenant AND l.run_id = v_effect.run_id AND l.fence = v_effect.fence
       AND l.expires_at > clock_timestamp()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from uuid import RFC_4122, UUID
 
@@ -254,40 +255,40 @@ def test_what_is_drained_accepts_no_retry_and_ends_by_a_cancel(desk: Desk, task:
     assert desk.finish(desk.begin(ActionKind.RETRY)) == (1, 1, 0)
 
 
-def test_a_limit_on_the_backlog_slows_a_retry_down(desk: Desk, other_tenant: Principal) -> None:
+def test_a_retry_is_refused_where_more_would_wait_than_a_limit_allows(desk: Desk) -> None:
     letters = desk.die(6)
-    theirs = Desk(desk.installation, desk.hands, other_tenant)
-    theirs.die(2)
-    desk.installation.write(
-        desk.tenant, limits.put, limits.LimitRequest("queue", LimitKind.BACKLOG, 2, queue="diagnostics")
-    )
+    narrow = limits.LimitRequest("narrow", LimitKind.BACKLOG, 5, queue="diagnostics")
+    desk.installation.write(desk.tenant, limits.put, narrow)
     desk.installation.write(desk.tenant, limits.put, limits.LimitRequest("wide", LimitKind.BACKLOG, 100))
-    desk.installation.write(
-        desk.tenant, limits.put, limits.LimitRequest("key", LimitKind.BACKLOG, 1, concurrency_key="k")
-    )
-    action = desk.begin(ActionKind.RETRY)
-    for done in (2, 4, 6):
-        moved = [change.run for change in desk.advance()]
-        assert len(moved) == 2
-        assert desk.look(action) == (6, done, 0, done == 6)
-        if done == 2:
-            assert desk.advance() == []
-            assert theirs.finish(theirs.begin(ActionKind.RETRY)) == (2, 2, 0)
-        for run in moved:
-            desk.hands.claim(desk.tenant, run, desk.hands.release(desk.tenant, run)[run])
+    key = limits.LimitRequest("key", LimitKind.BACKLOG, 1, concurrency_key="k")
+    desk.installation.write(desk.tenant, limits.put, key)
+    with pytest.raises(QuotaExceeded) as refused:
+        desk.begin(ActionKind.RETRY)
+    assert (refused.value.limit_name, refused.value.limit, refused.value.used) == ("narrow", 5, 0)
+    assert desk.installation.rows("SELECT 1 FROM bulk_actions WHERE tenant_id = %s", str(desk.tenant.tenant)) == []
+    desk.installation.write(desk.tenant, limits.put, replace(narrow, amount=6))
+    assert desk.finish(desk.begin(ActionKind.RETRY)) == (6, 6, 0)
     assert [len(desk.retries(letter)) for letter in letters] == [1] * 6
 
 
-def test_a_retry_does_not_wait_for_who_triggers_under_a_limit(desk: Desk) -> None:
-    desk.die(2)
-    desk.installation.write(desk.tenant, limits.put, limits.LimitRequest("all", LimitKind.BACKLOG, 100))
-    action = desk.begin(ActionKind.RETRY)
-    with desk.session() as triggering, triggering.cursor() as cursor:
+def test_an_action_that_can_not_go_on_holds_up_no_other(
+    desk: Desk, other_tenant: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_actions, "_SECONDS", 30.0)
+    [letter] = desk.die(1)
+    theirs = Desk(desk.installation, desk.hands, other_tenant)
+    theirs.die(2)
+    stuck = [desk.begin(ActionKind.RETRY) for _ in range(5)]
+    action = theirs.begin(ActionKind.RETRY)
+    with desk.session() as holding, holding.cursor() as cursor:
         cursor.execute("SELECT set_config('app.tenant_id', %s, true)", (str(desk.tenant.tenant),))
-        cursor.execute("SELECT 1 FROM limits FOR NO KEY UPDATE")
-        assert desk.advance() == []
-        assert desk.look(action) == (2, 0, 0, False)
-    assert desk.finish(action) == (2, 2, 0)
+        cursor.execute("SELECT 1 FROM runs WHERE id = %s FOR UPDATE", (str(letter),))
+        bulk_actions.advance(desk.hands.system, SHARD, desk.hands.epoch, STEP)
+        assert theirs.look(action) == (2, 2, 0, True)
+        assert not any(desk.look(one)[3] for one in stuck)
+    for one in stuck:
+        desk.finish(one)
+    assert len(desk.retries(letter)) == 1
 
 
 def test_a_task_that_is_no_more_is_left_out_of_a_retry(desk: Desk) -> None:

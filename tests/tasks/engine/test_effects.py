@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
+import psycopg2
 import pytest
 
 from tasks.engine import effects, runs
@@ -16,7 +18,7 @@ from tasks.engine.outcomes import Busy, Cancel, Fenced
 from tenants import ids
 from tenants.context import Principal
 from tests.support.hands import Hands
-from tests.support.installations import Installation
+from tests.support.installations import Installation, eventually
 
 
 @pytest.fixture
@@ -194,3 +196,29 @@ def test_an_answer_that_comes_after_the_lease_is_lost_is_not_taken_for_anothers(
     with pytest.raises(Fenced):
         effects.once(late, key, call)
     assert effects.once(other, key, Outside()) == {"done": 2}
+
+
+def test_a_row_that_is_forgotten_while_another_asks_for_it_is_made_anew(
+    installation: Installation, new_door: Callable[[], Door], key: str
+) -> None:
+    """It is there for the insert and gone for the look: between the two its maker has learnt that nothing happened."""
+    first, second = new_door(), new_door()
+    named, outside = f"{first.effects_of}:{key}", Outside()
+    first.ledger.call(
+        "SELECT * FROM begin_effect(%s, %s, %s, %s, %s)", first.tenant, first.run, first.fence, named, ids.new()
+    )
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+    with closing(psycopg2.connect(installation.addresses.owner)) as third, third.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM effects WHERE key = %s FOR UPDATE", (named,))
+        with ThreadPoolExecutor(2) as pool:
+            forgotten = pool.submit(
+                first.ledger.call, "SELECT forget_effect(%s, %s, %s, %s)", first.tenant, first.run, first.fence, named
+            )
+            eventually(lambda: installation.rows(waiting, "%forget_effect%"))
+            done = pool.submit(effects.once, second, key, outside, lambda _: None)
+            eventually(lambda: installation.rows(waiting, "%begin_effect%"))
+            third.commit()
+            forgotten.result()
+            assert done.result() == {"done": 1}
+    assert effects.once(second, key, outside) == {"done": 1}
+    assert len(outside.keys) == 1

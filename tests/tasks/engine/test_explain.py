@@ -167,3 +167,13 @@ def test_in_turn_it_is_told_its_place_and_the_pace(installation: Installation, h
     second = _why(installation, tenant)
     assert second.position == 2
     assert second.expected_start is not None
+
+
+def test_a_start_beyond_all_dates_is_not_told(installation: Installation, tenant: Principal) -> None:
+    rate = installation.write(tenant, limits.put, LimitRequest("hardly ever", LimitKind.RATE, 1e-6, 31 * 86_400))
+    installation.rows(
+        "INSERT INTO limit_states VALUES (%s, %s, '', extract(epoch FROM clock_timestamp()) + 3e12)",
+        str(tenant.tenant), str(rate.id),
+    )  # fmt: skip
+    why = _why(installation, tenant)
+    assert (why.reason, why.expected_start) == (WaitReason.RATE_LIMIT, None)

@@ -248,13 +248,16 @@ class Plain:
         self.times: dict[UUID, float] = {}
         self.key_tags: dict[tuple[UUID, str | None], float] = {}
         self.waiting: dict[UUID, Candidate] = {}
+        self.with_room: set[str] = set()
+        """The queues that had room at the last pick."""
 
     def add(self, candidates: Iterable[Candidate]) -> None:
         """Something waits: who had nothing waiting joins at the virtual times."""
         for candidate in candidates:
             tenant, key = candidate.line.tenant, (candidate.line.tenant, candidate.line.key)
             if not any(one.line.tenant == tenant for one in self.waiting.values()):
-                next_tag = min([self.time, *(self.tags[one.line.tenant] for one in self.waiting.values())])
+                startable = [one.line for one in self.waiting.values() if one.line.queue in self.with_room]
+                next_tag = min([self.time, *(self.tags[line.tenant] for line in startable)])
                 self.tags[tenant] = self.tags.get(tenant, next_tag)
             if not any((one.line.tenant, one.line.key) == key for one in self.waiting.values()):
                 self.key_tags[key] = self.key_tags.get(key, self.times.get(tenant, 0.0))
@@ -312,6 +315,7 @@ class Dispatch(RuleBasedStateMachine):
     @rule(rooms=ROOMS, most=st.integers(0, 6), cost=st.integers(1, 5))
     def pick(self, rooms: dict[str, int], most: int, cost: int) -> None:
         left = dict(rooms)
+        self.plain.with_room = {queue for queue, room in rooms.items() if room > 0}
         picked = self.order.pick(rooms, most, lambda line: float(cost), self.doors)
         for candidate in picked:
             assert candidate.run not in self.picked
@@ -416,3 +420,49 @@ class Moves(RuleBasedStateMachine):
 
 
 TestMoves = Moves.TestCase
+
+
+def test_a_pick_is_short_however_many_lines_limits_hold_back() -> None:
+    """As when a tenant changes a limit under which it has 20,000 keys: others are picked meanwhile, all are asked."""
+    keys = [f"k{number}" for number in range(20_000)]
+    order = _order(_candidate(number, Line(TENANTS[0], "mail", "x.one", key)) for number, key in enumerate(keys))
+    doors = Patient(shut_keys={(TENANTS[0], key) for key in keys})
+    _pick_to_the_end(order, doors)
+    doors.shut_keys.discard((TENANTS[0], "k5"))
+    order.wake_all(TENANTS[0])
+    order.offer([_candidate(-1, Line(TENANTS[1], "mail", "x.one", None))])
+    [picked] = order.pick({"mail": 5}, 5, _one, doors)
+    assert picked.line.tenant == TENANTS[1]
+    assert [candidate.line.key for candidate in _pick_to_the_end(order, doors)] == ["k5"]
+
+
+class Patient(Doors):
+    """Counts how often it is asked for a key."""
+
+    asked = 0
+
+    def key(self, line: Line) -> bool:
+        self.asked += 1
+        return super().key(line)
+
+
+def _pick_to_the_end(order: FairOrder, doors: Patient) -> list[Candidate]:
+    """Pick until nobody is left out; no pick asks for more than a few hundred keys."""
+    found: list[Candidate] = []
+    while True:
+        doors.asked = 0
+        found += order.pick({"mail": 5}, 5, _one, doors)
+        assert doors.asked <= 300
+        if not order.unfinished:
+            return found
+
+
+def test_work_for_a_queue_without_room_gives_nobody_a_claim() -> None:
+    stuck, busy, late = (
+        Line(TENANTS[place], queue, "x.one", None) for place, queue in enumerate(("reports", "mail", "mail"))
+    )
+    order = _order([_candidate(-1, stuck), *(_candidate(1000 + number, busy) for number in range(2000))])
+    assert len(order.pick({"mail": 1000, "reports": 0}, 1000, _one, Doors())) == 1000
+    order.offer(_candidate(5000 + number, late) for number in range(1000))
+    picked = Counter(one.line.tenant for one in order.pick({"mail": 100, "reports": 0}, 100, _one, Doors()))
+    assert abs(picked[TENANTS[1]] - picked[TENANTS[2]]) <= 1

@@ -15,6 +15,7 @@ from tasks.engine.ledger import Settlement
 from tasks.engine.limits import LimitRequest
 from tasks.engine.runs import TriggerRequest
 from tasks.engine.states import RunState
+from tenants import db
 from tenants.context import ActorKind, Principal
 from tenants.errors import (
     Conflict,
@@ -27,7 +28,7 @@ from tenants.errors import (
     UnknownTask,
 )
 from tests.support.hands import Hands
-from tests.support.installations import Installation
+from tests.support.installations import Installation, eventually
 
 CAP = LimitRequest("cap", LimitKind.CONCURRENCY, 2)
 RATE = LimitRequest("rate", LimitKind.RATE, 10)
@@ -240,3 +241,44 @@ def test_of_claims_under_one_cap_at_once_no_more_than_its_amount_get_through(
     )
     assert len(set(running)) == len(running) == 3
     hands.running(other_tenant)
+
+
+def test_a_limit_that_an_operator_is_just_taking_over_is_not_removed_by_the_tenant(
+    installation: Installation, tenant: Principal, operator: Principal
+) -> None:
+    limit = installation.write(tenant, limits.put, CAP)
+    engine = db.sync_engine(installation.addresses.app, pool_size=1)
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ThreadPoolExecutor(1) as pool, db.open_session(engine, operator) as taking:
+        limits.put(taking, replace(CAP, amount=1))
+        removed = pool.submit(installation.write, tenant, limits.remove, limit.id)
+        eventually(lambda: installation.rows(waits))
+        taking.commit()
+        with pytest.raises(Forbidden):
+            removed.result()
+    engine.dispose()
+    assert [row.amount for row in installation.write(tenant, limits.every)] == [1]
+
+
+def test_what_operators_pause_only_operators_resume(
+    installation: Installation, tenant: Principal, operator: Principal
+) -> None:
+    installation.write(operator, switches.pause, None, "an incident")
+    for service, given in ((switches.resume, (None,)), (switches.pause, (None, "ours"))):
+        with pytest.raises(Forbidden, match="An operator has paused"):
+            installation.write(tenant, service, *given)
+    installation.write(tenant, switches.pause, "echo")
+    installation.write(tenant, switches.resume, "echo")
+    installation.write(tenant, switches.resume, "echo")
+    assert [row.note for row in installation.write(tenant, switches.pauses)] == ["an incident"]
+    installation.write(operator, switches.resume)
+    assert installation.write(tenant, switches.pauses) == []
+
+
+@pytest.mark.parametrize("note", ["a\0b", "x" * 1001])
+def test_a_pause_with_a_note_that_can_not_be_kept_is_refused(
+    installation: Installation, tenant: Principal, note: str
+) -> None:
+    with pytest.raises(InvalidInput):
+        installation.write(tenant, switches.pause, None, note)
+    assert installation.write(tenant, switches.pauses) == []

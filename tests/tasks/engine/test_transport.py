@@ -199,3 +199,15 @@ def test_what_is_heard_can_be_counted_with(values: list[object]) -> None:
             assert isinstance(fence, int)
             assert math.isfinite(seconds)
             assert seconds >= 0
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        [UUID(int=7).hex, "mail", "x.one", "a\0b"],
+        [UUID(int=7).hex, "mail\0", "x.one", None, UUID(int=8).hex, "2026-11-20T09:30:00+00:00"],
+        [UUID(int=7).hex, 1, 1e300],
+    ],
+)
+def test_a_bell_of_what_can_not_be_is_not_heard(forged: list[object]) -> None:
+    assert publish.heard(orjson.dumps(forged)) is None
