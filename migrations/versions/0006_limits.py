@@ -63,7 +63,7 @@ def upgrade() -> None:
     op.create_index("ix_tenants_changed", "tenants", ["changed"])
     op.execute(
         "INSERT INTO pauses (tenant_id, task, draining, note, actor_kind, actor)"
-        " SELECT id, '', false, pause_note, 'OPERATOR', 'migration' FROM tenants WHERE paused"
+        " SELECT id, '', false, pause_note, 'USER', 'unknown' FROM tenants WHERE paused"
     )
     op.drop_column("tenants", "paused")
     op.drop_column("tenants", "pause_note")
