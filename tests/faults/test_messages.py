@@ -62,7 +62,10 @@ def test_row_33_a_hundred_copies_of_each_message_in_any_order_have_one_effect(
     for run in runs:
         assert installation.ended(tenant, run).attempt == 1
         assert installation.states(run) == ["QUEUED", "RELEASED", "RUNNING", "SUCCEEDED"]
-    eventually(lambda: hand.refused() == {"stale": 495}, 90)
+    _all_are_read(installation)
+    # A line to Redis that is broken and mended takes what it has read with it.
+    eventually(lambda: 450 <= hand.refused().get("stale", 0) <= 495, 60)
+    assert hand.refused().keys() == {"stale"}
     assert_invariants(installation)
 
 
