@@ -8,7 +8,6 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from tasks.engine import dead_letters, runs
 from tasks.engine.dead_letters import Group
@@ -19,7 +18,7 @@ from tenants import ids, pages
 from tenants.context import Principal
 from tenants.errors import InvalidInput, NotFound
 from tests.support.hands import Hands
-from tests.support.installations import Installation
+from tests.support.installations import Installation, eventually
 
 S = RunState
 
@@ -214,7 +213,7 @@ def test_a_hundred_thousand_letters_are_grouped_and_read_from_their_index(
         " FROM generate_series(1, 100000) n",
         str(tenant.tenant),
     )
-    installation.rows("VACUUM ANALYZE runs")
+    eventually(lambda: _vacuumed(installation))
     found = groups(installation, tenant)
     assert [group.count for group in found] == [99] + [100] * 99
     page = RunFilter(dead_letter_group=found[1].id)
@@ -228,6 +227,15 @@ def test_a_hundred_thousand_letters_are_grouped_and_read_from_their_index(
     assert _scans(installation, tenant, reading) == {("Index Scan", "ix_runs_dead")}
 
 
+def _vacuumed(installation: Installation) -> bool:
+    """Whether every page is known to be visible to all: the server's own analysis may hold it up."""
+    installation.rows("VACUUM ANALYZE runs")
+    return not installation.rows(
+        "SELECT 1 FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid"
+        " WHERE i.inhparent = 'runs'::regclass AND c.relallvisible < c.relpages"
+    )
+
+
 def _scans(installation: Installation, tenant: Principal, statement: str) -> set[tuple[str, str]]:
     """How a statement comes by its rows: each kind of scan that found some, with the index of the whole table."""
     indexes = dict(
@@ -237,14 +245,7 @@ def _scans(installation: Installation, tenant: Principal, statement: str) -> set
         )
     )
     explained = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}")
-
-    def explain(session: Session) -> Any:
-        # Where nothing else is in the ledger, reading all of it costs about the same.
-        session.execute(text("SET LOCAL enable_seqscan = off"))
-        session.execute(text("SET LOCAL enable_bitmapscan = off"))
-        return session.scalar(explained)
-
-    [plan] = installation.write(tenant, explain)
+    [plan] = installation.write(tenant, lambda session: session.scalar(explained))
 
     def scans(node: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if node["Node Type"].endswith("Scan") and node["Actual Rows"]:
