@@ -213,7 +213,7 @@ def test_a_hundred_thousand_letters_are_grouped_and_read_from_their_index(
         " FROM generate_series(1, 100000) n",
         str(tenant.tenant),
     )
-    eventually(lambda: _vacuumed(installation))
+    eventually(lambda: _vacuumed(installation), 60)
     found = groups(installation, tenant)
     assert [group.count for group in found] == [99] + [100] * 99
     page = RunFilter(dead_letter_group=found[1].id)
@@ -230,10 +230,11 @@ def test_a_hundred_thousand_letters_are_grouped_and_read_from_their_index(
 def _vacuumed(installation: Installation) -> bool:
     """Whether every page is known to be visible to all: the server's own analysis may hold it up."""
     installation.rows("VACUUM ANALYZE runs")
-    return not installation.rows(
-        "SELECT 1 FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid"
-        " WHERE i.inhparent = 'runs'::regclass AND c.relallvisible < c.relpages"
+    [(seen, pages)] = installation.rows(
+        "SELECT sum(c.relallvisible), sum(c.relpages) FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid"
+        " WHERE i.inhparent = 'runs'::regclass"
     )
+    return bool(seen > 0.9 * pages)
 
 
 def _scans(installation: Installation, tenant: Principal, statement: str) -> set[tuple[str, str]]:
