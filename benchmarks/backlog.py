@@ -14,7 +14,7 @@ from celery import Celery
 
 from benchmarks import measure, stacks
 from benchmarks.stacks import Stack
-from tasks.engine.fairness import Candidate, Line
+from tasks.engine.lines import Candidate, Line
 from tasks.engine.publish import Bell
 from tenants import ids, names
 

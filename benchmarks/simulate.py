@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from itertools import count
 from uuid import UUID
 
-from tasks.engine.fairness import Candidate, FairOrder, Line
+from tasks.engine.fairness import FairOrder
+from tasks.engine.lines import Candidate, Line
 
 _TENANTS = (1_000, 10_000, 100_000, 1_000_000)
 _WAITING = 2

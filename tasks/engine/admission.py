@@ -15,8 +15,8 @@ from enum import StrEnum
 from typing import TypeVar
 from uuid import UUID
 
-from tasks.engine.fairness import Candidate, Line
 from tasks.engine.heap import Heap
+from tasks.engine.lines import Candidate, Line
 
 T = TypeVar("T")
 _FEW = 1000

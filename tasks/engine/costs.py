@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from uuid import UUID
 
-from tasks.engine.fairness import Line
+from tasks.engine.lines import Line
 
 _MEMORY = 0.9
 """How much of what was known outweighs one more measurement."""

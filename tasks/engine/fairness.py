@@ -13,34 +13,16 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from tasks.engine.heap import Heap
+from tasks.engine.lines import Candidate, Line
 
 _WOKEN = 1000
 """How many lines a pick wakes, after a tenant's limits have changed."""
 _PATIENCE = 100
 """How many lines of a tenant a turn asks for in vain: a pick has to be short, however many are held back."""
-
-
-class Line(NamedTuple):
-    """What waits one behind another, and counts under the same limits."""
-
-    tenant: UUID
-    queue: str
-    task: str
-    key: str | None
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Candidate:
-    """A run that waits for its release."""
-
-    rank: datetime
-    run: UUID
-    line: Line
 
 
 class Gate(Protocol):
@@ -289,8 +271,7 @@ class FairOrder:
     def _joining(self) -> float:
         """The tag of who joins now: the virtual time, unless corrections have taken the next below it."""
         heaps = [self._open[queue] for queue in self._with_room if queue in self._open]
-        tags: list[float] = [entry[0] for heap in heaps if (entry := heap.first())]
-        return min([self._time, *tags])
+        return min([self._time, *(float(entry[0]) for heap in heaps if (entry := heap.first()))])
 
     def _turn(self, rooms: Mapping[str, int]) -> _Tenant | None:
         """The tenant whose turn it is, of those with work for queues that have room."""

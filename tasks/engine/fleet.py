@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from tasks.engine.costs import Costs
-from tasks.engine.fairness import Line
 from tasks.engine.ledger import Holding, Ledger
+from tasks.engine.lines import Line
 
 _LARGEST_BUFFER = 64
 """The most runs released ahead for one slot."""

@@ -17,8 +17,8 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tasks.engine.fairness import Candidate, Line
 from tasks.engine.ledger import Change
+from tasks.engine.lines import Candidate, Line
 from tenants import names
 from tenants.settings import Settings
 

@@ -14,9 +14,10 @@ import structlog
 from tasks.engine import messages, terms, waiting
 from tasks.engine.admission import Admission
 from tasks.engine.costs import Costs
-from tasks.engine.fairness import Candidate, FairOrder, Line
+from tasks.engine.fairness import FairOrder
 from tasks.engine.fleet import Fleet, Flight, Pool
 from tasks.engine.ledger import Change, Ledger
+from tasks.engine.lines import Candidate, Line
 from tasks.engine.messages import Release
 from tasks.engine.publish import Bell, Ended
 from tasks.engine.states import RunState

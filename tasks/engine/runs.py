@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from tasks.engine import filters, requests
-from tasks.engine.fairness import Candidate, Line
 from tasks.engine.filters import RunFilter
 from tasks.engine.ledger import Change
+from tasks.engine.lines import Candidate, Line
 from tasks.engine.models import Run, RunEvent, RunLease, RunProgress
 from tasks.engine.publish import Bell
 from tasks.engine.requests import TriggerRequest as TriggerRequest

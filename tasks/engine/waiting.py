@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from tasks.engine.fairness import Candidate, Line
 from tasks.engine.ledger import Change, Ledger
+from tasks.engine.lines import Candidate, Line
 
 _LINES = """
 WITH RECURSIVE lines AS (

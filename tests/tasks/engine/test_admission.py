@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.engine.admission import EACH, Admission, Limit, LimitKind, Terms
-from tasks.engine.fairness import Candidate, FairOrder, Line
+from tasks.engine.fairness import FairOrder
+from tasks.engine.lines import Candidate, Line
 
 A, B = UUID(int=1), UUID(int=2)
 START = datetime(2026, 1, 1, tzinfo=UTC)

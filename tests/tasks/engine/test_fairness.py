@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tasks.engine.fairness import Candidate, FairOrder, Line
+from tasks.engine.fairness import FairOrder
 from tasks.engine.heap import Heap
+from tasks.engine.lines import Candidate, Line
 
 TENANTS = [UUID(int=number) for number in range(1, 6)]
 QUEUES = ("analysis", "mail", "reports")

@@ -13,9 +13,9 @@ import redis
 from tasks.engine import limits, publish, runs, switches
 from tasks.engine.admission import LimitKind
 from tasks.engine.costs import Costs
-from tasks.engine.fairness import Candidate, Line
 from tasks.engine.ledger import NotLeading, Settlement
 from tasks.engine.limits import LimitRequest
+from tasks.engine.lines import Candidate, Line
 from tasks.engine.publish import Bell, Ended
 from tasks.engine.release import Releases
 from tasks.engine.runs import TriggerRequest

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tasks.engine import grants, messages, publish
-from tasks.engine.fairness import Candidate, Line
 from tasks.engine.grants import BadGrant
+from tasks.engine.lines import Candidate, Line
 from tasks.engine.messages import Release
 from tenants import ids
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from tasks.engine import runs, switches
-from tasks.engine.fairness import Candidate, Line
+from tasks.engine.lines import Candidate, Line
 from tasks.engine.publish import Bell
 from tasks.engine.runs import Accepted, TriggerRequest
 from tenants import db, ids
