@@ -15,13 +15,9 @@ from uuid import UUID
 import psycopg2
 import pytest
 
-from api.embedded import Servers
 from tasks.engine.runs import TriggerRequest
 from tenants import ids
 from tenants.context import Principal
-from tenants.roles import Addresses
-from tests.conftest import migrated
-from tests.faults import servers as own
 from tests.faults.callers import Patient
 from tests.faults.invariants import assert_invariants
 from tests.faults.servers import Server
@@ -32,25 +28,6 @@ from tests.support.proxy import Proxy
 pytestmark = pytest.mark.faults
 WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
 CANCEL = "mutation($id: ID!) { cancelRun(id: $id) { success } }"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A PostgreSQL of this module's own."""
-    with own.postgres_server() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def servers(servers: Servers, server: Server) -> Servers:
-    """The module's PostgreSQL, and the Redis of all."""
-    return Servers(server.address, servers.redis_url, ())
-
-
-@pytest.fixture(scope="module")
-def template(servers: Servers) -> Addresses:
-    """A migrated database on the module's PostgreSQL."""
-    return migrated(servers)
 
 
 @contextmanager

@@ -5,18 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import psycopg2
 import pytest
 import sqlalchemy.exc
 
-from api.embedded import Servers
 from tasks.engine.runs import TriggerRequest
 from tenants.context import Principal
 from tenants.roles import Addresses
-from tests.conftest import migrated
-from tests.faults import servers as own
 from tests.faults.conftest import LEASE_SECONDS
 from tests.faults.invariants import assert_invariants
 from tests.faults.servers import Server
@@ -35,25 +31,6 @@ POINTS = (
 )
 RECOVERED_SECONDS = 30.0
 """Twice what the matrix states."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A PostgreSQL of this module's own."""
-    with own.postgres_server() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def servers(servers: Servers, server: Server) -> Servers:
-    """The module's PostgreSQL, and the Redis of all."""
-    return Servers(server.address, servers.redis_url, ())
-
-
-@pytest.fixture(scope="module")
-def template(servers: Servers) -> Addresses:
-    """A migrated database on the module's PostgreSQL."""
-    return migrated(servers)
 
 
 def _succeeded(installation: Installation) -> int:
