@@ -72,12 +72,12 @@ class Mutation:
 async def find(info: Info, id: str) -> BulkAction | None:
     """The caller's tenant's action with this id; None for any other id."""
     try:
-        return show(await info.context.data.read(bulk_actions.get, ids.read("bulk", id)))
+        return _show(await info.context.data.read(bulk_actions.get, ids.read("bulk", id)))
     except NotFound:
         return None
 
 
-def show(row: models.BulkAction) -> BulkAction:
+def _show(row: models.BulkAction) -> BulkAction:
     """A row as clients see it."""
     return BulkAction(
         id=strawberry.ID(ids.show("bulk", row.id)),
@@ -92,7 +92,7 @@ async def _act(info: Info, kind: ActionKind, wanted: filters.RunFilter, dry_run:
     if dry_run:
         matched = await info.context.data.read(bulk_actions.count, kind, wanted)
         return BulkActionPayload(success=True, message=f"{matched} runs match; nothing was done.", matched=matched)
-    action = show(await info.context.data.write(bulk_actions.begin, kind, wanted))
+    action = _show(await info.context.data.write(bulk_actions.begin, kind, wanted))
     return BulkActionPayload(
         success=True, message=f"Begun on {action.total} runs.", matched=action.total, bulk_action=action
     )

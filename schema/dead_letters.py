@@ -48,18 +48,18 @@ class Query:
         self, info: Info, first: int | None = None, after: str | None = None
     ) -> Connection[DeadLetterGroup]:
         page = await info.context.data.read(dead_letters.page, first=first, after=after)
-        return Connection(**paging.parts(page, show))
+        return Connection(**paging.parts(page, _show))
 
 
 async def find(info: Info, id: str) -> DeadLetterGroup | None:
     """The caller's tenant's group with this id; None for any other id."""
     try:
-        return show(await info.context.data.read(dead_letters.get, ids.read("dlg", id)))
+        return _show(await info.context.data.read(dead_letters.get, ids.read("dlg", id)))
     except NotFound:
         return None
 
 
-def show(group: dead_letters.Group) -> DeadLetterGroup:
+def _show(group: dead_letters.Group) -> DeadLetterGroup:
     """A group as clients see it."""
     return DeadLetterGroup(
         id=strawberry.ID(ids.show("dlg", group.id)),
