@@ -108,7 +108,8 @@ class Admission:
         self._used: Counter[Bucket] = Counter()
         self._arrivals: dict[UUID, dict[str | None, float]] = {}
         self._most: dict[UUID, int] = {}
-        self._opening: Heap[tuple[UUID, str | None]] = Heap()
+        self._opening: Heap[tuple[UUID, str | None, UUID]] = Heap()
+        self._unknown: dict[Bucket, str | None] = {}
 
     def agree(self, tenant: UUID, terms: Terms) -> None:
         """Put a tenant's terms in the place of those it had.
@@ -183,26 +184,24 @@ class Admission:
         buckets = {_bucket(limit, line) for line in lines for limit in self._concerning(line, LimitKind.RATE)}
         return {bucket: self._arrivals[bucket[1]].get(bucket[2], self.now) for bucket in buckets}
 
-    def unknown(self, lines: Iterable[Line]) -> list[Bucket]:
-        """The rates that these lines count under and of whose use nothing is known; they count as known from now on."""
-        found: list[Bucket] = []
-        for line in lines:
-            for limit in self._concerning(line, LimitKind.RATE):
-                bucket = _bucket(limit, line)
-                arrivals = self._arrivals.setdefault(limit.id, {})
-                if bucket[2] not in arrivals:
-                    arrivals[bucket[2]] = 0.0
-                    found.append(bucket)
-        return found
+    @property
+    def unknown(self) -> Mapping[Bucket, str | None]:
+        """The rates that were asked for and of whose use nothing is known, each with the key that waits for it.
 
-    def restore(self, arrivals: Mapping[Bucket, float]) -> None:
-        """Take up the state of rates as it was saved."""
-        for (_, limit, key), arrival in arrivals.items():
-            self._arrivals.setdefault(limit, {})[key] = arrival
+        They let nothing through until they are restored: of rates for each key there may be more than can be known.
+        """
+        return self._unknown
+
+    def restore(self, buckets: Iterable[Bucket], arrivals: Mapping[Bucket, float]) -> None:
+        """Take up the state of these rates as it was saved; those that none was saved of have not been used."""
+        for bucket in buckets:
+            _, limit, key = bucket
+            self._arrivals.setdefault(limit, {})[key] = arrivals.get(bucket, 0.0)
+            self._unknown.pop(bucket, None)
 
     def opened(self) -> Iterator[tuple[UUID, str | None]]:
         """The tenants, and keys, whose rates have held something back and let it through by now."""
-        return self._opening.until(self.now)
+        return ((tenant, key) for tenant, key, _ in self._opening.until(self.now))
 
     def next_opening(self) -> float | None:
         """When the next rate that holds something back opens; None where none does."""
@@ -225,9 +224,13 @@ class Admission:
         bucket = _bucket(limit, line)
         if limit.kind is LimitKind.CONCURRENCY:
             return self._used[bucket] < limit.amount
-        opens = limit.opens(self._arrivals.get(limit.id, {}).get(bucket[2], 0.0))
+        arrival = self._arrivals.get(limit.id, {}).get(bucket[2])
+        if arrival is None:
+            self._unknown[bucket] = line.key
+            return False
+        opens = limit.opens(arrival)
         if opens > self.now:
-            self._opening.put((line.tenant, line.key), opens)
+            self._opening.put((line.tenant, line.key, limit.id), opens)
         return opens <= self.now
 
 

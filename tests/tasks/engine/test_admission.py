@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tasks.engine.admission import EACH, Admission, Limit, LimitKind, Terms
 from tasks.engine.fairness import FairOrder
 from tasks.engine.lines import Candidate, Line
+from tests.support.rooms import room
 
 A, B = UUID(int=1), UUID(int=2)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -31,6 +32,13 @@ def _limit(kind: LimitKind = LimitKind.CONCURRENCY, amount: float = 1, **named: 
 
 
 def _lets(limits: Admission, line: Line) -> bool:
+    """Whether a run may start, once what is not known of the rates has been read: nothing has been saved of them."""
+    _ask(limits, line)
+    limits.restore(dict(limits.unknown), {})
+    return _ask(limits, line)
+
+
+def _ask(limits: Admission, line: Line) -> bool:
     return limits.task(line.tenant, line.queue, line.task) and limits.key(line)
 
 
@@ -124,7 +132,8 @@ def test_a_rate_goes_on_where_another_leader_has_left_it() -> None:
         limits.agree(A, Terms([_limit(LimitKind.RATE, 1, per_seconds=60.0)]))
         limits.now = 1000.0
     before.take(_run(0, _line()))
-    after.restore(before.arrivals([_line()]))
+    assert not _ask(after, _line()), "nothing is known yet"
+    after.restore(dict(after.unknown), before.arrivals([_line()]))
     after.now = 1059.0
     assert not _lets(after, _line())
     after.now = 1060.0
@@ -156,12 +165,12 @@ def test_no_cap_is_exceeded_and_none_is_wasted(whole: int, each: int, rounds: li
             line = running.pop(0)
             limits.vacate(line)
             order.wake(line.tenant, line.key)
-        running += [candidate.line for candidate in order.pick({"mail": most}, most, lambda line: 1.0, limits)]
+        running += [candidate.line for candidate in order.pick(room({"mail": most}), most, lambda line: 1.0, limits)]
         assert sum(line.tenant == A for line in running) <= whole
         for line in lines[:3]:
             assert running.count(line) <= each
         if most and order.known(lines[3]):
-            free = order.pick({"mail": 1}, 1, lambda line: 1.0, limits)
+            free = order.pick(room({"mail": 1}), 1, lambda line: 1.0, limits)
             assert free, "B is under no limit"
             running += [candidate.line for candidate in free]
 
@@ -173,3 +182,32 @@ def test_a_count_can_be_taken_anew() -> None:
     assert not _lets(limits, _line())
     limits.recount([_line()])
     assert _lets(limits, _line())
+
+
+def test_a_rate_that_is_not_known_lets_nothing_through_and_says_who_waits_for_it() -> None:
+    limits = Admission()
+    each = _limit(LimitKind.RATE, 1, key=EACH)
+    limits.agree(A, Terms([each]))
+    limits.now = 1000.0
+    for _ in range(2):
+        assert not _ask(limits, _line(key="k"))
+    assert limits.unknown == {(A, each.id, "k"): "k"}
+    assert _lets(limits, _line(key="k"))
+    assert not limits.unknown
+    assert _ask(limits, _line())
+
+
+def test_a_slow_rate_of_one_task_does_not_hide_when_that_of_another_opens() -> None:
+    limits = Admission()
+    slow = Limit(UUID(int=1), LimitKind.RATE, 1, 100.0, task="x.two")
+    fast = Limit(UUID(int=2), LimitKind.RATE, 1, 1.0, task="x.one")
+    limits.agree(A, Terms([fast, slow]))
+    limits.now = 1000.0
+    for task in ("x.one", "x.two"):
+        assert _lets(limits, _line(task=task))
+        limits.take(_run(1, _line(task=task)))
+        assert not _lets(limits, _line(task=task))
+    assert limits.next_opening() == 1001.0
+    limits.now = 1001.0
+    assert list(limits.opened()) == [(A, None)]
+    assert _lets(limits, _line(task="x.one"))
