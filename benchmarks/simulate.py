@@ -12,6 +12,7 @@ from uuid import UUID
 
 from tasks.engine.fairness import FairOrder
 from tasks.engine.lines import Candidate, Line
+from tasks.engine.windows import Room, Space
 
 _TENANTS = (1_000, 10_000, 100_000, 1_000_000)
 _WAITING = 2
@@ -69,7 +70,7 @@ def _round(order: FairOrder, numbers: Iterator[int]) -> tuple[float, float]:
     gate = Open()
     for _ in range(_BATCHES):
         started = time.process_time()
-        picked = order.pick({"mail": _BATCH}, _BATCH, lambda line: _SECONDS, gate)
+        picked = order.pick(Room(Space(_BATCH), {"mail": Space(_BATCH)}), _BATCH, lambda line: _SECONDS, gate)
         picking += time.process_time() - started
         arriving = [candidate for one in picked for candidate in _candidates(one.line, numbers, 1)]
         started = time.process_time()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg2
 import redis
@@ -34,6 +35,7 @@ _BELLS = 1000
 _HOUSEKEEPING_SECONDS = 3600.0
 _REDIS_PAUSE_SECONDS = 0.5
 _SILENCE_SECONDS = 2.0
+_HELD_SECONDS = 0.05
 _PARTITIONS_AHEAD_DAYS = 30
 
 
@@ -66,6 +68,7 @@ class Dispatcher:
         self._in_round = False
         self._heard = self._asked = 0.0
         self._releases: Releases | None = None
+        self._shared_upto: UUID | None = None
         self._lead_next = self._sweep_next = self._housekeeping_next = self._tell_next = self._listen_next = 0.0
 
     def tick(self) -> None:
@@ -177,21 +180,22 @@ class Dispatcher:
     def _sweep(self, releases: Releases) -> None:
         """Move what is due, what was not claimed and what died."""
         started = time.monotonic()
-        self._sweep_next = started + self._engine.sweep_seconds
-        moved = self._change(
-            "SELECT * FROM requeue_runs(%s, %s, %s, %s)",
-            timedelta(seconds=self._engine.unclaimed_seconds),
-            _BATCH,
+        due = self._queue_due()
+        late = self._change(
+            "SELECT * FROM requeue_runs(%s, %s, %s, %s)", timedelta(seconds=self._engine.unclaimed_seconds), _BATCH
         )
-        moved += self._change(
+        if late:
+            releases.unclaimed()
+        rescued = self._change(
             "SELECT * FROM rescue_runs(%s, %s, %s, %s, %s)", self._engine.max_crashes, self._step, _BATCH
         )
-        if len(moved) >= _BATCH:
-            self._sweep_next = started
+        moved = due + late + rescued
+        self._sweep_next = started
+        if max(len(due), len(late), len(rescued)) < _BATCH:
+            self._sweep_next += self._until_due()
         moved += self._advance()
         self._tell(moved)
         releases.queued(moved)
-        self._next_due(started)
         if started >= self._housekeeping_next:
             self._housekeeping_next = started + _HOUSEKEEPING_SECONDS
             self._keep_house()
@@ -204,11 +208,23 @@ class Dispatcher:
             log.exception("bulk_actions_failed")
             return []
 
-    def _next_due(self, now: float) -> None:
-        """When the next delayed run is due, if that is before the next sweep."""
+    def _queue_due(self) -> list[Change]:
+        """Queue what is due; where that is much, a share of each tenant's too, so that nobody waits behind another."""
+        due = self._change("SELECT * FROM queue_due_runs(%s, %s, %s)", _BATCH)
+        if len(due) < _BATCH:
+            return due
+        tenants = waiting.with_delayed(self._ledger, self._shared_upto, _BATCH)
+        self._shared_upto = tenants[-1] if len(tenants) == _BATCH else None
+        share = max(1, _BATCH // max(1, len(tenants)))
+        return due + self._change("SELECT * FROM queue_due_runs(%s, %s, %s, %s)", share, tenants)
+
+    def _until_due(self) -> float:
+        """Seconds until the next sweep: earlier than usual where a delayed run is due before that."""
         seconds = waiting.next_due(self._ledger)
-        if seconds is not None and now + seconds < self._sweep_next:
-            self._sweep_next = max(now, now + seconds)
+        if seconds is None or seconds > self._engine.sweep_seconds:
+            return self._engine.sweep_seconds
+        # What was due and has not been moved is held by another: to ask again at once would be to ask all the time.
+        return max(seconds, _HELD_SECONDS)
 
     def _change(self, statement: str, *values: Any) -> list[Change]:
         return changes(self._ledger.call(statement, self._engine.shard, self._epoch, *values))

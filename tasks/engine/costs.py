@@ -15,14 +15,14 @@ _KEPT = 100_000
 
 
 class Costs:
-    """Moving means of worker-seconds, by tenant and task, by task and by queue."""
+    """Moving means of worker-seconds, by tenant and task, and by task."""
 
     def __init__(self) -> None:
         self._means: OrderedDict[tuple[UUID | None, str], float] = OrderedDict()
 
     def learn(self, line: Line, seconds: float) -> None:
         """A run of the line has taken so many worker-seconds."""
-        for name in ((line.tenant, line.task), (None, line.task), (None, line.queue)):
+        for name in ((line.tenant, line.task), (None, line.task)):
             before = self._means.pop(name, seconds)
             self._means[name] = max(_SHORTEST_SECONDS, _MEMORY * before + (1 - _MEMORY) * seconds)
         while len(self._means) > _KEPT:
@@ -32,7 +32,3 @@ class Costs:
         """Worker-seconds that a run of the line is expected to take: as its tenant's, else as others' of its task."""
         found = self._means.get((line.tenant, line.task)) or self._means.get((None, line.task))
         return found or _FIRST_GUESS_SECONDS
-
-    def of_queue(self, queue: str) -> float | None:
-        """Worker-seconds that a run of the queue is expected to take; None where none has been seen."""
-        return self._means.get((None, queue))

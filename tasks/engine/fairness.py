@@ -11,11 +11,12 @@ Source: P. Goyal, H. Vin, H. Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
+from tasks.engine.gates import Gate, Room
 from tasks.engine.heap import Heap
 from tasks.engine.lines import Candidate, Line
 
@@ -23,19 +24,6 @@ _WOKEN = 1000
 """How many lines a pick wakes, after a tenant's limits have changed."""
 _PATIENCE = 100
 """How many lines of a tenant a turn asks for in vain: a pick has to be short, however many are held back."""
-
-
-class Gate(Protocol):
-    """What limits let through now."""
-
-    def task(self, tenant: UUID, queue: str, task: str) -> bool:
-        """Whether one more run of the task may start, as far as the tenant, the queue and the task are concerned."""
-
-    def key(self, line: Line) -> bool:
-        """Whether one more run may start, as far as its concurrency key is concerned."""
-
-    def take(self, candidate: Candidate) -> None:
-        """The run has been picked and counts from now on."""
 
 
 # What follows refers to each other directly and is compared by identity: hashing a tenant's id takes longer than all
@@ -105,7 +93,7 @@ class FairOrder:
         self._open: dict[str, Heap[_Tenant]] = {}
         self._fronts: dict[Line, _Front] = {}
         self._runs: set[UUID] = set()
-        self._with_room: Sequence[str] = ()
+        self._with_room: Collection[str] = ()
         """The queues that had room at the last pick."""
         self._waking: dict[_Tenant, list[_Front]] = {}
         """Lines that are to be woken, by and by."""
@@ -141,33 +129,31 @@ class FairOrder:
             self._end(front)
         self._move(front.tenant, front.key)
 
-    def pick(
-        self, rooms: MutableMapping[str, int], most: int, cost: Callable[[Line], float], gate: Gate
-    ) -> list[Candidate]:
+    def pick(self, room: Room, most: int, cost: Callable[[Line], float], gate: Gate) -> list[Candidate]:
         """Take the next runs, in turn.
 
         Args:
-            rooms: how many more each queue may have released; counted down.
-            most: how many in all.
+            room: what may be released; it is taken up.
+            most: how many runs in all.
             cost: worker-seconds that a run of the line is expected to take, above zero.
             gate: what limits let through. Who is held back is asked again after `wake`.
         """
         picked: list[Candidate] = []
         tired: list[_Tenant] = []
-        self._with_room = [queue for queue, room in rooms.items() if room > 0]
+        self._with_room = room.queues
         self._wake_some()
-        while len(picked) < most and (tenant := self._turn(rooms)) is not None:
+        while len(picked) < most and (tenant := self._turn(room)) is not None:
             patience = [_PATIENCE]
-            front = _next(tenant, rooms, gate, patience)
+            front = _next(tenant, room, gate, patience)
             if front is None:
                 if patience[0] <= 0:
                     tired.append(tenant)
-                self._hold(tenant, rooms)
+                self._hold(tenant, room)
                 continue
-            candidate = self._take(front, cost(front.line))
-            gate.take(candidate)
-            rooms[front.line.queue] -= 1
-            picked.append(candidate)
+            seconds = cost(front.line)
+            if room.take(front.line.queue, seconds):
+                picked.append(self._take(front, seconds))
+                gate.take(picked[-1])
         for tenant in tired:
             tenant.held = False
             for queue in tenant.queues:
@@ -273,21 +259,21 @@ class FairOrder:
         heaps = [self._open[queue] for queue in self._with_room if queue in self._open]
         return min([self._time, *(float(entry[0]) for heap in heaps if (entry := heap.first()))])
 
-    def _turn(self, rooms: Mapping[str, int]) -> _Tenant | None:
+    def _turn(self, room: Room) -> _Tenant | None:
         """The tenant whose turn it is, of those with work for queues that have room."""
         best: tuple[Any, int, _Tenant] | None = None
         for queue, heap in self._open.items():
-            if rooms.get(queue, 0) > 0:
+            if room.open(queue):
                 entry = heap.first()
                 if entry is not None and (best is None or entry[:2] < best[:2]):
                     best = entry
         return None if best is None else best[2]
 
-    def _hold(self, tenant: _Tenant, rooms: Mapping[str, int]) -> None:
+    def _hold(self, tenant: _Tenant, room: Room) -> None:
         """The tenant is left out, where there is room, until it is woken."""
         tenant.held = True
         for queue in tenant.queues:
-            if rooms.get(queue, 0) > 0:
+            if room.open(queue):
                 self._open[queue].drop(tenant)
 
     def _take(self, front: _Front, cost: float) -> Candidate:
@@ -321,7 +307,7 @@ class FairOrder:
                 del self._tenants[over.id]
 
 
-def _next(tenant: _Tenant, rooms: Mapping[str, int], gate: Gate, patience: list[int]) -> _Front | None:
+def _next(tenant: _Tenant, room: Room, gate: Gate, patience: list[int]) -> _Front | None:
     """The line of the tenant whose turn it is where there is room; None where limits hold all of them back.
 
     Args:
@@ -329,7 +315,7 @@ def _next(tenant: _Tenant, rooms: Mapping[str, int], gate: Gate, patience: list[
     """
     best: tuple[Any, int, _Front] | None = None
     for queue, tasks in tenant.queues.items():
-        if rooms.get(queue, 0) <= 0:
+        if not room.open(queue):
             continue
         for name, task in tasks.items():
             if gate.task(tenant.id, queue, name):

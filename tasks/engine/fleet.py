@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from uuid import UUID
 
 from tasks.engine.costs import Costs
 from tasks.engine.ledger import Holding, Ledger
 from tasks.engine.lines import Line
+from tasks.engine.windows import Room, Window
 
-_LARGEST_BUFFER = 64
-"""The most runs released ahead for one slot."""
+_NARROWED = 0.5
+"""What is left of the buffer where something was not claimed in time."""
+_WIDENED = 0.02
+"""What comes back of it with every reading."""
 _WORKERS = """
 SELECT queues, slots, tasks FROM workers WHERE last_seen > clock_timestamp() - make_interval(secs => %s)
 """
 _IN_FLIGHT = """
-SELECT r.id, r.fence, r.tenant_id, r.queue, r.task, r.concurrency_key, true
+SELECT r.id, r.fence, r.tenant_id, r.queue, r.task, r.concurrency_key, true, r.released_at
 FROM runs r WHERE r.state = 'RELEASED'
 UNION ALL
 SELECT r.id, l.fence, r.tenant_id, r.queue, r.task, r.concurrency_key,
-       coalesce(w.slots > 0 AND w.last_seen > clock_timestamp() - make_interval(secs => %s), false)
+       coalesce(w.slots > 0 AND w.last_seen > clock_timestamp() - make_interval(secs => %s), false), NULL
 FROM run_leases l
 JOIN runs r ON r.tenant_id = l.tenant_id AND r.id = l.run_id
 LEFT JOIN workers w ON w.name = l.worker
+ORDER BY released_at NULLS FIRST
 """
 """With whether it takes up one of the slots there are: not what a worker still holds that has none left to give."""
 
@@ -43,26 +47,13 @@ class Flight:
     takes_slot: bool = True
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Pool:
     """Queues that share workers, directly or through others: they share the window too."""
 
-    fleet: Fleet
-    slots: int = 0
-    queues: dict[str, int] = field(default_factory=dict)
-    """Queue → slots of the workers that consume it."""
-
-    def room(self) -> int:
-        """How many more runs may be released to the pool now."""
-        ahead = max((self.fleet.ahead(queue) for queue in self.queues), default=0.0)
-        return max(0, int(self.slots * (1 + ahead)) - sum(self.fleet.in_flight(queue) for queue in self.queues))
-
-    def rooms(self) -> dict[str, int]:
-        """How many more runs each queue may take."""
-        return {
-            queue: max(0, int(slots * (1 + self.fleet.ahead(queue))) - self.fleet.in_flight(queue))
-            for queue, slots in self.queues.items()
-        }
+    window: Window
+    queues: Mapping[str, Window]
+    """Queue → the slots of the workers that consume it."""
 
 
 class Fleet:
@@ -75,10 +66,12 @@ class Fleet:
 
     def __init__(self, buffer_seconds: float, costs: Costs) -> None:
         self._buffer_seconds = buffer_seconds
+        self._share = 1.0
         self._costs = costs
         self._flights: dict[Holding, Flight] = {}
-        self._counts: Counter[str] = Counter()
         self._pools: list[Pool] = []
+        self._windows: dict[str, tuple[Window, Window]] = {}
+        """Queue → its pool's window, and its own."""
         self._known: list[tuple[frozenset[str], list[str] | None]] = []
 
     def read(self, ledger: Ledger, *, alive_seconds: float) -> tuple[list[Flight], list[Flight]]:
@@ -88,18 +81,20 @@ class Fleet:
             What was not known, and what is no more.
         """
         rows = ledger.call(_WORKERS, alive_seconds)
-        self._pools = _pooled(self, [(frozenset(queues), slots) for queues, slots, _ in rows])
+        self._pools = _pooled([(frozenset(queues), slots) for queues, slots, _ in rows], self._buffer_seconds)
+        self._windows = {name: (pool.window, own) for pool in self._pools for name, own in pool.queues.items()}
         self._known = [(frozenset(queues), tasks) for queues, slots, tasks in rows if slots]
-        found: dict[Holding, Flight] = {}
-        for run, fence, tenant, queue, task, key, takes_slot in ledger.call(_IN_FLIGHT, alive_seconds):
-            known = self._flights.get((run, fence))
+        self._share = min(1.0, self._share + _WIDENED)
+        before, self._flights = self._flights, {}
+        new = []
+        for run, fence, tenant, queue, task, key, takes_slot, _ in ledger.call(_IN_FLIGHT, alive_seconds):
+            known = before.pop((run, fence), None)
             line = known.line if known else Line(tenant, queue, task, key)
-            found[(run, fence)] = Flight(line, known.expected if known else self._costs.of(line), takes_slot)
-        new = [flight for holding, flight in found.items() if holding not in self._flights]
-        gone = [flight for holding, flight in self._flights.items() if holding not in found]
-        self._flights = found
-        self._counts = Counter(flight.line.queue for flight in found.values() if flight.takes_slot)
-        return new, gone
+            flight = Flight(line, known.expected if known else self._costs.of(line), takes_slot)
+            self.released(run, fence, flight)
+            if known is None:
+                new.append(flight)
+        return new, list(before.values())
 
     def pools(self) -> list[Pool]:
         """The groups of queues that share workers."""
@@ -109,34 +104,37 @@ class Fleet:
         """Whether a worker that consumes the line's queue has code for its task."""
         return any(serves(queues, tasks, line.queue, line.task) for queues, tasks in self._known)
 
+    def room(self, pool: Pool) -> Room:
+        """What may be released to the pool now."""
+        queues = {name: own.space(self._share) for name, own in pool.queues.items()}
+        return Room(pool.window.space(self._share), queues)
+
     def free(self) -> bool:
         """Whether anything could be released now."""
-        return any(pool.room() for pool in self._pools)
+        return any(pool.window.space(self._share).open for pool in self._pools)
 
     def flights(self) -> list[Flight]:
         """What is released or running."""
         return list(self._flights.values())
 
-    def in_flight(self, queue: str) -> int:
-        """How many runs of the queue take up slots."""
-        return self._counts[queue]
-
-    def ahead(self, queue: str) -> float:
-        """How many runs of the queue a slot is expected to start within the buffer's time."""
-        cost = self._costs.of_queue(queue)
-        return 0.0 if cost is None else min(_LARGEST_BUFFER, self._buffer_seconds / cost)
-
     def released(self, run: UUID, fence: int, flight: Flight) -> None:
         """One more run is on its way."""
         self._flights[(run, fence)] = flight
-        self._counts[flight.line.queue] += 1
+        if flight.takes_slot:
+            for window in self._windows.get(flight.line.queue, ()):
+                window.add((run, fence), flight.expected)
 
     def ended(self, run: UUID, fence: int) -> Flight | None:
         """A run has left its slot; None where it is not known, or has been told before."""
         flight = self._flights.pop((run, fence), None)
-        if flight is not None and flight.takes_slot:
-            self._counts[flight.line.queue] -= 1
+        if flight is not None:
+            for window in self._windows.get(flight.line.queue, ()):
+                window.drop((run, fence))
         return flight
+
+    def narrow(self) -> None:
+        """Something was not claimed in time: less is released ahead, as the way to the workers may be slow."""
+        self._share *= _NARROWED
 
 
 def serves(queues: Collection[str], tasks: Collection[str] | None, queue: str, task: str) -> bool:
@@ -144,7 +142,7 @@ def serves(queues: Collection[str], tasks: Collection[str] | None, queue: str, t
     return queue in queues and (tasks is None or task in tasks)
 
 
-def _pooled(fleet: Fleet, workers: list[tuple[frozenset[str], int]]) -> list[Pool]:
+def _pooled(workers: Iterable[tuple[frozenset[str], int]], buffer_seconds: float) -> list[Pool]:
     """Workers joined to pools: two that share a queue are in one."""
     groups: list[tuple[set[str], list[tuple[frozenset[str], int]]]] = []
     for queues_, slots in workers:
@@ -154,12 +152,12 @@ def _pooled(fleet: Fleet, workers: list[tuple[frozenset[str], int]]) -> list[Poo
             merged[1].extend(group[1])
             groups.remove(group)
         groups.append(merged)
-    return [_pool(fleet, members) for _, members in groups]
+    return [_pool(members, buffer_seconds) for _, members in groups]
 
 
-def _pool(fleet: Fleet, members: list[tuple[frozenset[str], int]]) -> Pool:
-    pool = Pool(fleet, slots=sum(slots for _, slots in members))
+def _pool(members: list[tuple[frozenset[str], int]], buffer_seconds: float) -> Pool:
+    of_queues: Counter[str] = Counter()
     for queues_, slots in members:
-        for queue in queues_:
-            pool.queues[queue] = pool.queues.get(queue, 0) + slots
-    return pool
+        of_queues.update(dict.fromkeys(queues_, slots))
+    queues = {name: Window(slots, buffer_seconds) for name, slots in of_queues.items()}
+    return Pool(Window(sum(slots for _, slots in members), buffer_seconds), queues)

@@ -158,6 +158,18 @@ def execute(pipeline: Any) -> bool:
     return True
 
 
+def push(broker: redis.Redis, wanted: Sequence[tuple[str, bytes]]) -> list[str | None]:
+    """Put messages into their queues, in one trip. What is wrong with each that the broker has refused."""
+    pipeline = broker.pipeline(transaction=False)
+    for queue, message in wanted:
+        pipeline.lpush(queue, message)
+    try:
+        answers = pipeline.execute(raise_on_error=False)
+    except (redis.RedisError, OSError) as error:
+        answers = [error] * len(wanted)
+    return [str(answer) or type(answer).__name__ if isinstance(answer, Exception) else None for answer in answers]
+
+
 def send(client: redis.Redis, notices: Iterable[Notice], stream_length: int) -> bool:
     """Send notices, best effort; whether Redis answered."""
     pipeline = client.pipeline(transaction=False)

@@ -11,7 +11,7 @@ from itertools import islice
 import redis
 import structlog
 
-from tasks.engine import messages, terms, waiting
+from tasks.engine import messages, publish, terms, waiting
 from tasks.engine.admission import Admission
 from tasks.engine.costs import Costs
 from tasks.engine.fairness import FairOrder
@@ -105,10 +105,15 @@ class Releases:
         now = time.monotonic()
         if now < self._broker_next:
             return self._broker_next - now
-        if (self._unread or self._found or self._cut_short or not self._surveyed) and self._fleet.free():
+        more = self._unread or self._found or self._admission.unknown or self._cut_short or not self._surveyed
+        if more and self._fleet.free():
             return 0.0
         opening = self._admission.next_opening()
         return self._engine.sweep_seconds if opening is None else max(0.0, opening - self._clock_offset - now)
+
+    def unclaimed(self) -> None:
+        """What was released was not claimed in time."""
+        self._fleet.narrow()
 
     def queued(self, changes: Iterable[Change]) -> None:
         """These may wait now: nobody rings for what the dispatcher itself has moved."""
@@ -121,9 +126,8 @@ class Releases:
         Raises:
             NotLeading: the epoch is over.
         """
-        released: list[Change] = []
         if time.monotonic() < self._broker_next:
-            return released
+            return []
         if not self._surveyed and not self._found:
             self._survey()
         self._read_waiting()
@@ -132,9 +136,16 @@ class Releases:
         for tenant, key in self._admission.opened():
             for order in self._every_order:
                 order.wake(tenant, key)
+        released = self._release_known()
+        if self._read_rates():
+            released += self._release_known()
+        return released
+
+    def _release_known(self) -> list[Change]:
+        released: list[Change] = []
         for pool, order in zip(self._fleet.pools(), self._every_order, strict=True):
-            while time.monotonic() >= self._broker_next and (room := pool.room()):
-                picked = order.pick(pool.rooms(), min(room, _BATCH), self._costs.of, self._admission)
+            while time.monotonic() >= self._broker_next:
+                picked = order.pick(self._fleet.room(pool), _BATCH, self._costs.of, self._admission)
                 self._cut_short |= order.unfinished
                 if not picked:
                     break
@@ -179,6 +190,17 @@ class Releases:
                 order.wake_all(tenant)
         self._read_upto = found.upto
 
+    def _read_rates(self) -> bool:
+        """Read how far the rates are used that have been asked for; whether there were any."""
+        unknown = dict(self._admission.unknown)
+        if not unknown:
+            return False
+        self._admission.restore(unknown, terms.arrivals(self._ledger, unknown))
+        for (tenant, _, _), key in unknown.items():
+            for order in self._every_order:
+                order.wake(tenant, key)
+        return True
+
     def _read_fleet(self) -> list[Flight]:
         """Read the fleet anew, and what bells have not told of it; what is in flight and not charged yet."""
         before = [sorted(pool.queues) for pool in self._fleet.pools()]
@@ -208,12 +230,7 @@ class Releases:
         if candidate is None or order is None or fresh or not self._fleet.knows(line):
             self._unread[line] = None
         elif (last := self._deeper.get(line)) is None or candidate < last:
-            self._read_rates([line])
             order.offer([candidate])
-
-    def _read_rates(self, lines: Iterable[Line]) -> None:
-        """How far the rates are used under which these lines count: of rates for each key there may be millions."""
-        self._admission.restore(terms.arrivals(self._ledger, self._admission.unknown(lines)))
 
     def _read_waiting(self) -> None:
         """Look at the front of lines: of some at a time, and as far ahead as they are few."""
@@ -225,7 +242,6 @@ class Releases:
         lines = [line for line in dict.fromkeys(chosen) if line.queue in self._orders and self._fleet.knows(line)]
         if not lines:
             return
-        self._read_rates(lines)
         most = max(_FEWEST_HEADS, min(_HEADS, _PORTION // len(lines)))
         for line, front in zip(lines, waiting.fronts(self._ledger, lines, most), strict=True):
             self._orders[line.queue].renew(line, front)
@@ -292,26 +308,14 @@ class Releases:
 
     def _publish(self, released: list[_Released]) -> list[Change]:
         """Hand the released runs to their queues; what the broker refuses goes back into the ledger's queue."""
-        pipeline = self._broker.pipeline(transaction=False)
-        for one in released:
-            line = one.line
-            release = Release(line.tenant, one.candidate.run, line.task, line.queue, one.fence)
-            expires = one.at.timestamp() + self._engine.grant_seconds
-            pipeline.lpush(line.queue, messages.encode(release, self._engine.grant_keys, expires))
-        try:
-            answers = pipeline.execute(raise_on_error=False)
-        except (redis.RedisError, OSError) as error:
-            answers = [error] * len(released)
-        refused = []
+        answers = publish.push(self._broker, [(one.line.queue, self._message(one)) for one in released])
+        refused = [one for one, answer in zip(released, answers, strict=True) if answer]
         for one, answer in zip(released, answers, strict=True):
-            if isinstance(answer, Exception):
-                refused.append(one)
-            else:
+            if not answer:
                 flight = Flight(one.line, self._costs.of(one.line))
                 self._fleet.released(one.candidate.run, one.fence, flight)
         if refused:
-            causes = sorted({str(answer) for answer in answers if isinstance(answer, Exception)})
-            log.warning("broker_refused", error=causes[0], runs=len(refused))
+            log.warning("broker_refused", error=min(filter(None, answers)), runs=len(refused))
             self._broker_next = time.monotonic() + _BROKER_PAUSE_SECONDS
             self._take_back(refused)
         return [
@@ -320,6 +324,10 @@ class Releases:
             )
             for one in released
         ]
+
+    def _message(self, one: _Released) -> bytes:
+        release = Release(one.line.tenant, one.candidate.run, one.line.task, one.line.queue, one.fence)
+        return messages.encode(release, self._engine.grant_keys, one.at.timestamp() + self._engine.grant_seconds)
 
     def _take_back(self, refused: list[_Released]) -> None:
         if not refused:

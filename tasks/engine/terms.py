@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,10 @@ from tasks.engine.models import WHOLE
 _READ = """
 SELECT s.upto::text, extract(epoch FROM clock_timestamp())::float8, t.id, t.suspended_at IS NOT NULL,
        ARRAY(SELECT task FROM pauses WHERE tenant_id = t.id AND NOT draining),
-       (SELECT jsonb_agg(to_jsonb(l)) FROM limits l WHERE tenant_id = t.id AND kind <> 'BACKLOG')
+       (SELECT jsonb_agg(jsonb_build_object(
+          'id', id, 'kind', kind, 'amount', amount, 'per_seconds', per_seconds, 'burst', burst, 'task', task,
+          'queue', queue, 'concurrency_key', concurrency_key))
+        FROM limits WHERE tenant_id = t.id AND kind <> 'BACKLOG')
 FROM (SELECT pg_current_snapshot() AS upto) s LEFT JOIN tenants t ON
 """
 _ANY = """t.suspended_at IS NOT NULL
@@ -58,10 +61,8 @@ def read(ledger: Ledger, since: str | None) -> Reading:
     return Reading(rows[0][0], rows[0][1], terms)
 
 
-def arrivals(ledger: Ledger, buckets: Sequence[Bucket]) -> dict[Bucket, float]:
+def arrivals(ledger: Ledger, buckets: Collection[Bucket]) -> dict[Bucket, float]:
     """How far these rates are used, as the last releases have saved it; nothing for one that has not been used."""
-    if not buckets:
-        return {}
     tenants, limits, keys = zip(*buckets, strict=True)
     rows = ledger.call(_ARRIVALS, list(tenants), list(limits), [key or "" for key in keys])
     return {(tenant, limit, key): arrival for tenant, limit, key, arrival in rows}

@@ -40,6 +40,15 @@ WHERE r.state = 'QUEUED'
 _NEXT_DUE = """
 SELECT extract(epoch FROM min(available_at) - clock_timestamp())::float8 FROM runs WHERE state = 'SCHEDULED'
 """
+_WITH_DELAYED = """
+WITH RECURSIVE found AS (
+  (SELECT tenant_id FROM runs WHERE state = 'SCHEDULED' AND tenant_id > %s ORDER BY tenant_id LIMIT 1)
+  UNION ALL
+  SELECT n.tenant_id FROM found f, LATERAL (
+    SELECT tenant_id FROM runs WHERE state = 'SCHEDULED' AND tenant_id > f.tenant_id ORDER BY tenant_id LIMIT 1) n
+)
+SELECT tenant_id FROM found LIMIT %s
+"""
 _BEFORE_ALL = Line(UUID(int=0), "", "", None)
 
 
@@ -76,3 +85,13 @@ def next_due(ledger: Ledger) -> float | None:
     """Seconds until the next delayed run is due; None where there is none."""
     seconds: float | None = ledger.call(_NEXT_DUE)[0][0]
     return seconds
+
+
+def with_delayed(ledger: Ledger, after: UUID | None, most: int) -> list[UUID]:
+    """The next tenants that have delayed runs, due or not.
+
+    Args:
+        after: go on behind this one.
+        most: how many at a time.
+    """
+    return [tenant for (tenant,) in ledger.call(_WITH_DELAYED, after or UUID(int=0), most)]

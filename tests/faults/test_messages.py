@@ -94,7 +94,7 @@ def test_row_54_an_old_message_is_refused_after_the_attempt_was_given_back(
     assert claim.attempt == 1
     ledger.settle(first.tenant, run, first.fence, Settlement(RunState.SCHEDULED, give_back=True, note="snoozed"))
     ledger.close()
-    installation.rows("SELECT * FROM requeue_runs('main', 1, '1 h', 10)")
+    installation.rows("SELECT * FROM queue_due_runs('main', 1, 10)")
     second = hand.release(run)
     assert second.fence > first.fence
     hand.send(*[hand.message(first)] * 3)

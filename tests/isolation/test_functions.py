@@ -161,6 +161,8 @@ def test_what_was_refused_stays_noted(installation: Installation, app: Ledger) -
         "SELECT resign('main', 'by-hand')",
         "SELECT release_runs('main', 1, '{}', '{}')",
         "SELECT requeue_runs('main', 1, interval '0', 1)",
+        "SELECT queue_due_runs('main', 1, 1)",
+        "SELECT queue_runs('{}', '{}', NULL)",
         "SELECT rescue_runs('main', 1, 3, interval '0', 1)",
         "SELECT unrelease_runs('main', 1, '{}', '{}', '{}')",
         "SELECT advance_bulk_action('main', 1, 1, interval '0')",

@@ -44,35 +44,69 @@ REVOKE ALL ON FUNCTION release_runs(text, bigint, uuid[], uuid[], uuid[], uuid[]
 GRANT EXECUTE ON FUNCTION release_runs(text, bigint, uuid[], uuid[], uuid[], uuid[], text[], double precision[])
   TO tenantry_system;
 
--- What is due becomes QUEUED, and what was released but never claimed becomes QUEUED again, at most p_limit of each.
+-- These become QUEUED; whose rows the caller has locked.
+CREATE OR REPLACE FUNCTION queue_runs(p_tenants uuid[], p_runs uuid[], p_note text)
+RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+LANGUAGE sql AS $$
+  WITH queued AS (
+    UPDATE runs r SET state = 'QUEUED', sequence = r.sequence + 1,
+                      fence = r.fence + CASE r.state WHEN 'RELEASED' THEN 1 ELSE 0 END
+    FROM unnest(p_tenants, p_runs) AS u(tenant, run) WHERE r.tenant_id = u.tenant AND r.id = u.run
+    RETURNING r.tenant_id, r.id, r.queue, r.state, r.sequence, r.attempt
+  ), noted AS (
+    INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt, note)
+    SELECT n.tenant_id, n.id, n.sequence, n.state, n.attempt, p_note FROM queued n
+  )
+  SELECT q.*, clock_timestamp() FROM queued q
+$$;
+REVOKE ALL ON FUNCTION queue_runs(uuid[], uuid[], text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION queue_runs(uuid[], uuid[], text) TO tenantry_system;
+
+-- What is due becomes QUEUED, what has been due for longest first.
+--   p_limit    how many at most; where tenants are named, of each
+--   p_tenants  whose; NULL for anybody's
+CREATE OR REPLACE FUNCTION queue_due_runs(p_shard text, p_epoch bigint, p_limit int, p_tenants uuid[] DEFAULT NULL)
+RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v_tenants uuid[];
+  v_runs uuid[];
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+  PERFORM check_leader(p_shard, p_epoch);
+  IF p_tenants IS NULL THEN
+    SELECT array_agg(d.tenant_id), array_agg(d.id) INTO v_tenants, v_runs FROM (
+      SELECT r.tenant_id, r.id FROM runs r WHERE r.state = 'SCHEDULED' AND r.available_at <= v_now
+      ORDER BY r.available_at LIMIT p_limit FOR UPDATE SKIP LOCKED) d;
+  ELSE
+    SELECT array_agg(u.tenant), array_agg(d.id) INTO v_tenants, v_runs FROM unnest(p_tenants) AS u(tenant)
+    CROSS JOIN LATERAL (
+      SELECT r.id FROM runs r WHERE r.tenant_id = u.tenant AND r.state = 'SCHEDULED' AND r.available_at <= v_now
+      ORDER BY r.available_at LIMIT p_limit FOR UPDATE SKIP LOCKED) d;
+  END IF;
+  RETURN QUERY SELECT * FROM queue_runs(v_tenants, v_runs, NULL);
+END $$;
+REVOKE ALL ON FUNCTION queue_due_runs(text, bigint, int, uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION queue_due_runs(text, bigint, int, uuid[]) TO tenantry_system;
+
+-- What was released that long ago and never claimed becomes QUEUED again, at most p_limit.
 CREATE OR REPLACE FUNCTION requeue_runs(p_shard text, p_epoch bigint, p_unclaimed interval, p_limit int)
 RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
+DECLARE
+  v_tenants uuid[];
+  v_runs uuid[];
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
   PERFORM check_leader(p_shard, p_epoch);
-  RETURN QUERY
-  WITH due AS (
-    SELECT r.tenant_id, r.id, NULL::text AS note FROM runs r
-    WHERE r.state = 'SCHEDULED' AND r.available_at <= clock_timestamp()
-    ORDER BY r.available_at LIMIT p_limit FOR UPDATE SKIP LOCKED
-  ), unclaimed AS (
-    SELECT r.tenant_id, r.id, 'not claimed in time'::text AS note FROM runs r
+  SELECT array_agg(l.tenant_id), array_agg(l.id) INTO v_tenants, v_runs FROM (
+    SELECT r.tenant_id, r.id FROM runs r
     WHERE r.state = 'RELEASED' AND r.released_at <= clock_timestamp() - p_unclaimed
-    ORDER BY r.released_at LIMIT p_limit FOR UPDATE SKIP LOCKED
-  ), chosen AS (
-    SELECT * FROM due UNION ALL SELECT * FROM unclaimed
-  ), queued AS (
-    UPDATE runs r SET state = 'QUEUED', sequence = r.sequence + 1,
-                      fence = r.fence + CASE WHEN c.note IS NULL THEN 0 ELSE 1 END
-    FROM chosen c WHERE r.tenant_id = c.tenant_id AND r.id = c.id
-    RETURNING r.tenant_id, r.id, r.queue, r.state, r.sequence, r.attempt, c.note
-  ), noted AS (
-    INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt, note)
-    SELECT n.tenant_id, n.id, n.sequence, 'QUEUED', n.attempt, n.note FROM queued n
-  )
-  SELECT q.tenant_id, q.id, q.queue, q.state, q.sequence, q.attempt, clock_timestamp() FROM queued q;
+    ORDER BY r.released_at LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
+  RETURN QUERY SELECT * FROM queue_runs(v_tenants, v_runs, 'not claimed in time');
 END $$;
 REVOKE ALL ON FUNCTION requeue_runs(text, bigint, interval, int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION requeue_runs(text, bigint, interval, int) TO tenantry_system;
@@ -80,22 +114,16 @@ GRANT EXECUTE ON FUNCTION requeue_runs(text, bigint, interval, int) TO tenantry_
 -- The broker refused these: RELEASED → QUEUED under their fence, so that they are released again.
 CREATE OR REPLACE FUNCTION unrelease_runs(p_shard text, p_epoch bigint, p_tenants uuid[], p_runs uuid[], p_fences bigint[])
 RETURNS int LANGUAGE plpgsql AS $$
-#variable_conflict use_column
 DECLARE
-  v_count int;
+  v_tenants uuid[];
+  v_runs uuid[];
 BEGIN
   PERFORM check_leader(p_shard, p_epoch);
-  WITH queued AS (
-    UPDATE runs r SET state = 'QUEUED', sequence = r.sequence + 1, fence = r.fence + 1
-    FROM unnest(p_tenants, p_runs, p_fences) AS u(tenant, run, fence)
-    WHERE r.tenant_id = u.tenant AND r.id = u.run AND r.state = 'RELEASED' AND r.fence = u.fence
-    RETURNING r.tenant_id, r.id, r.sequence, r.attempt
-  ), noted AS (
-    INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt, note)
-    SELECT n.tenant_id, n.id, n.sequence, 'QUEUED', n.attempt, 'the broker did not take it' FROM queued n
-  )
-  SELECT count(*) INTO v_count FROM queued;
-  RETURN v_count;
+  SELECT array_agg(n.tenant_id), array_agg(n.id) INTO v_tenants, v_runs FROM (
+    SELECT r.tenant_id, r.id FROM unnest(p_tenants, p_runs, p_fences) AS u(tenant, run, fence)
+    JOIN runs r ON r.tenant_id = u.tenant AND r.id = u.run AND r.state = 'RELEASED' AND r.fence = u.fence
+    FOR UPDATE OF r) n;
+  RETURN (SELECT count(*) FROM queue_runs(v_tenants, v_runs, 'the broker did not take it'));
 END $$;
 REVOKE ALL ON FUNCTION unrelease_runs(text, bigint, uuid[], uuid[], bigint[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION unrelease_runs(text, bigint, uuid[], uuid[], bigint[]) TO tenantry_system;

@@ -10,7 +10,6 @@ CREATE OR REPLACE FUNCTION trigger_runs(
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_suspended timestamptz;
-  v_missing text;
   v_in record;
   v_key idempotency_keys;
   v_run runs;

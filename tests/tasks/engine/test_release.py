@@ -39,7 +39,13 @@ Lead = Callable[[], Releases]
 
 
 @pytest.fixture
-def lead(installation: Installation, hands: Hands) -> Iterator[Lead]:
+def costs() -> Costs:
+    """What runs are expected to take: nothing is known."""
+    return Costs()
+
+
+@pytest.fixture
+def lead(installation: Installation, hands: Hands, costs: Costs) -> Iterator[Lead]:
     """Takes over the release, with nothing known; ten slots that consume the queue are live."""
     engine = installation.settings.engine
     broker = publish.connect(installation.redis_url, timeout_seconds=1)
@@ -48,7 +54,7 @@ def lead(installation: Installation, hands: Hands) -> Iterator[Lead]:
     installation.rows("DELETE FROM run_leases")
     hands.app.call("SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s)", WORKER, ["diagnostics"], 10, 0, 0, False, True)
     installation.rows("UPDATE workers SET last_seen = now() + interval '1 hour'")
-    yield lambda: Releases(hands.system, broker, engine, hands.epoch, Costs())
+    yield lambda: Releases(hands.system, broker, engine, hands.epoch, costs)
     broker.close()
 
 
@@ -120,6 +126,20 @@ def test_the_next_leader_counts_what_runs_and_goes_on_with_the_rates(
     assert _released(lead()) == []
     [(used,)] = [tuple(installation.write(other_tenant, limits.used).values())]
     assert used == 2
+
+
+def test_where_workers_do_not_claim_in_time_less_is_released_ahead_of_them(
+    installation: Installation, lead: Lead, costs: Costs, tenant: Principal
+) -> None:
+    first = installation.trigger_many(tenant, [TriggerRequest(ECHO)] * 30)
+    costs.learn(runs.line(installation.run(tenant, first[0])), 0.001)
+    releases = lead()
+    assert len(_released(releases)) == 30
+    for _ in range(10):
+        releases.unclaimed()
+    later = installation.trigger(tenant, ECHO)
+    assert _released(releases) == []
+    assert eventually(lambda: _released(releases)) == [later]
 
 
 def test_a_rate_opens_by_itself(installation: Installation, lead: Lead, tenant: Principal) -> None:

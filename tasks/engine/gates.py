@@ -1,0 +1,36 @@
+"""What holds runs back, as the fair order asks for it: limits, and the room there is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+from uuid import UUID
+
+from tasks.engine.lines import Candidate, Line
+
+
+class Gate(Protocol):
+    """What limits let through now."""
+
+    def task(self, tenant: UUID, queue: str, task: str) -> bool:
+        """Whether one more run of the task may start, as far as the tenant, the queue and the task are concerned."""
+
+    def key(self, line: Line) -> bool:
+        """Whether one more run may start, as far as its concurrency key is concerned."""
+
+    def take(self, candidate: Candidate) -> None:
+        """The run has been picked and counts from now on."""
+
+
+class Room(Protocol):
+    """What may be released now."""
+
+    @property
+    def queues(self) -> Collection[str]:
+        """The queues that have room."""
+
+    def open(self, queue: str) -> bool:
+        """Whether the queue has room for a run, if it is short enough."""
+
+    def take(self, queue: str, seconds: float) -> bool:
+        """Make room for a run; where there is none for one so long, its queue or all of them are closed instead."""
