@@ -263,10 +263,13 @@ class Scheduler(BeatScheduler):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        current = settings.current()
-        with system.connect(current) as connection:
-            roles.refuse_bypass(connection)
-        self._dispatcher = Dispatcher(current)
+        try:
+            current = settings.current()
+            with system.connect(current) as connection:
+                roles.refuse_bypass(connection)
+            self._dispatcher = Dispatcher(current)
+        except Exception as error:
+            raise SystemExit(f"The dispatcher can't start: {error}") from error
 
     def setup_schedule(self) -> None:
         """Nothing: schedules stand in the database."""

@@ -89,6 +89,7 @@ def test_row_28_a_crash_of_the_database_under_a_caller_leaves_a_run_or_none(
 ) -> None:
     installation.start_dispatcher()
     installation.start_worker()
+    installation.lead()
     direct = installation.addresses
     installation.addresses = Addresses(database_proxy.through(direct.app), direct.system, direct.owner)
     trap = database_proxy.trap(b"trigger_runs")
