@@ -229,10 +229,16 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def close(self, parent: Any) -> None:
         """The worker stops: it takes no more, and keeps what it works on until the pool has ended it."""
         self.keeper.drain()
-        signals.worker_shutdown.connect(self._stop)
+        before = parent.blueprint.on_stopped
 
-    def _stop(self, **_: Any) -> None:
-        self.keeper.stop()
+        def on_stopped() -> None:
+            """Called however roughly the worker was told to stop, as Celery's own signal is not."""
+            try:
+                before()
+            finally:
+                self.keeper.stop()
+
+        parent.blueprint.on_stopped = on_stopped
 
 
 def _has_children(workers: Any) -> bool:

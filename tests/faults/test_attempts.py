@@ -76,6 +76,24 @@ def test_row_13_a_worker_that_is_told_twice_or_roughly_gives_its_run_back(
     assert_invariants(installation)
 
 
+def test_row_13_a_worker_that_quits_waits_for_a_slow_database_to_take_its_run_back(
+    installation: Installation, tenant: Principal, database_proxy: Proxy
+) -> None:
+    installation.environment["TENANTRY_ENGINE__LEASE_SECONDS"] = "60"  # No rescue: it is given back.
+    installation.start_dispatcher()
+    slowly = {"DATABASE_URL": database_proxy.through(installation.addresses.app), "TENANTRY_WORKER__GRACE_SECONDS": "1"}
+    installation.start_worker("w1", concurrency=1, **slowly)
+    [run] = _writes(installation, tenant, 4)
+    _running(installation, run)
+    database_proxy.slow(0.5, beginning=b"Q")
+    installation.kill("w1", signal.SIGQUIT, group=False)
+    installation.processes["w1"].wait(30)
+    assert installation.states(run)[3:4] == ["SCHEDULED"]
+    installation.start_worker("w2")
+    assert installation.ended(tenant, run).attempt == 1
+    assert_invariants(installation)
+
+
 POISONS = {
     ("signal", "KILL"): ("WorkerLost", "signal: the process was ended by SIGKILL (often: out of memory)"),
     ("signal", "RTMIN"): ("WorkerLost", "signal: the process was ended by SIGRTMIN"),
