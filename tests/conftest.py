@@ -24,8 +24,10 @@ from api.embedded import Servers
 from tenants import db, roles
 from tenants.context import Principal
 from tenants.roles import Addresses, Passwords
+from tests.support import forkserver
+from tests.support.folders import ROOT
 from tests.support.hands import Hands
-from tests.support.installations import ROOT, Installation
+from tests.support.installations import Installation
 from tests.support.tiers import Tier
 
 _PASSWORDS = Passwords(owner="owner-for-tests", app="app-for-tests", system="system-for-tests")
@@ -49,6 +51,13 @@ def tier(pytestconfig: pytest.Config) -> Tier:
     """`tier(short, long)`: which form of a test is asked for."""
     chosen: Tier = pytestconfig.getoption("--tier")
     return chosen
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forkserver() -> Iterator[None]:
+    """What processes are started from ends with the tests."""
+    yield
+    forkserver.stop()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ import pytest
 from api import cli
 from api.embedded import Servers
 from tenants import ids, keys, roles
-from tests.support.installations import ROOT, Installation
+from tests.support.folders import ROOT
+from tests.support.installations import Installation
 
 Tenantry = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from tests.support import folders
-from tests.support.installations import ROOT
+from tests.support.folders import ROOT
 from tests.tasks.families.sales.conftest import RETAIL
 
 pytestmark = pytest.mark.e2e

@@ -20,7 +20,8 @@ import pytest
 
 from tests.support import folders
 from tests.support.endings import await_end
-from tests.support.installations import ROOT, eventually
+from tests.support.folders import ROOT
+from tests.support.installations import eventually
 
 pytestmark = pytest.mark.e2e
 PLAIN = {name: value for name, value in os.environ.items() if not name.startswith(("TENANTRY_", "DATABASE_", "REDIS_"))}

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from tests.support import sources
-from tests.support.installations import ROOT
+from tests.support.folders import ROOT
 
 COMMITTERS = {
     "tasks/engine/calls.py",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import sources
-from tests.support.installations import ROOT
+from tests.support.folders import ROOT
 
 LONGEST = 350
 NO_NAMES = {"utils", "util", "common", "helpers", "helper", "manager", "managers", "core", "base", "misc"}

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from tenants import settings
 from tenants.settings import PLAIN_NAMES, Settings
 from tests.support import sources
-from tests.support.installations import ROOT
+from tests.support.folders import ROOT
 
 EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 VALUES = dict(line.split("=", 1) for line in EXAMPLE.splitlines() if "=" in line and not line.startswith("#"))

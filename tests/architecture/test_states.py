@@ -6,7 +6,7 @@ import re
 
 from tasks.engine import states
 from tasks.engine.states import MOVES, TERMINAL, RunState
-from tests.support.installations import ROOT
+from tests.support.folders import ROOT
 
 
 def test_the_readme_shows_the_table_of_moves() -> None:

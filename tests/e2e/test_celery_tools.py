@@ -15,7 +15,8 @@ import pytest
 
 from tenants import ids
 from tenants.context import Principal
-from tests.support.installations import ROOT, Installation, eventually
+from tests.support.folders import ROOT
+from tests.support.installations import Installation, eventually
 
 pytestmark = pytest.mark.e2e
 

@@ -129,7 +129,7 @@ def test_row_38_poisons_end_as_dead_letters_with_their_causes_and_harm_no_neighb
 
 @contextmanager
 def _small_group() -> Iterator[Path]:
-    """A control group of its own that this process stands in until the block ends. Skips where none can be made."""
+    """A control group of its own, and its limit's file. Skips where none can be made."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         mounted = Path("/sys/fs/cgroup", "memory" if controllers else "")
@@ -144,11 +144,9 @@ def _small_group() -> Iterator[Path]:
         limit = "memory.limit_in_bytes" if controllers else "memory.max"
         try:
             if (group / limit).exists():
-                (group / "cgroup.procs").write_text(str(os.getpid()))
                 yield group / limit
                 return
         finally:
-            (home / "cgroup.procs").write_text(str(os.getpid()))
             eventually(lambda group=group: not (group / "cgroup.procs").read_text())  # type: ignore[misc]
             group.rmdir()
     pytest.skip("no control group for memory can be made here")
@@ -158,10 +156,10 @@ def test_a_child_that_the_kernel_ended_for_want_of_memory_is_told_so(
     installation: Installation, tenant: Principal
 ) -> None:
     with _small_group() as limit:
-        installation.start_worker("w1", concurrency=1)
-        home = limit.parent.parent / "cgroup.procs"
-        home.write_text(str(os.getpid()))
         installation.start_dispatcher()
+        installation.start_worker("w1", concurrency=1)
+        for pid in (installation.processes["w1"].pid, *installation.children("w1")):
+            (limit.parent / "cgroup.procs").write_text(str(pid))
         used = sum(int(line.split()[1]) for line in (limit.parent / "memory.stat").read_text().splitlines()[:2])
         limit.write_text(str(used + 200 * MIB))
         run = installation.trigger(tenant, "diagnostics.allocate", {"megabytes": 1000})

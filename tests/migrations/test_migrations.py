@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from api import embedded
 from tenants import roles
 from tenants.roles import Addresses, Passwords
-from tests.support.installations import ROOT
+from tests.support.folders import ROOT
 from tests.support.logins import Login
 
 OLDEST = 15

@@ -1,4 +1,4 @@
-"""Folders for tests, removed at their end."""
+"""Folders: the project's own, and such as tests need and are removed at their end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The project."""
 
 
 @contextmanager

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +23,9 @@ from tenants import db, names, settings, system
 from tenants.context import ActorKind, Principal
 from tenants.roles import Addresses
 from tenants.settings import Settings
+from tests.support import forkserver
+from tests.support.forkserver import Process
 
-ROOT = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
 
 
@@ -51,7 +50,7 @@ class Installation:
     redis_url: str
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
     accepted: dict[UUID, UUID] = field(default_factory=dict)
     """Every run that was accepted, and its tenant."""
     told: dict[UUID, tuple[UUID, int, str]] = field(default_factory=dict)
@@ -88,23 +87,18 @@ class Installation:
             os.environ.clear()
             os.environ.update(before)
 
-    def start(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a process of its own group, its output in a file named after it."""
-        with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                cwd=ROOT,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    "TMPDIR": str(self.folder),  # What they leave behind when they are killed.
-                    **self.variables,
-                    **environment,
-                },
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+    def start(self, name: str, *command: str, **environment: str) -> Process:
+        """Start `python -m` with this command, in a group of its own, its output in a file named after it."""
+        process = forkserver.start(
+            command,
+            {
+                "PATH": os.environ["PATH"],
+                "TMPDIR": str(self.folder),  # What they leave behind when they are killed.
+                **self.variables,
+                **environment,
+            },
+            self.folder / f"{name}.log",
+        )
         self.processes[name] = process
         return process
 

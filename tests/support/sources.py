@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tests.support.installations import ROOT
+from tests.support.folders import ROOT
 
 PACKAGES = ("api", "schema", "tasks", "tenants", "migrations", "benchmarks")
 
