@@ -37,7 +37,7 @@ class Pen:
         return messages.encode(release, self._ring, time.time() + grant_seconds)
 
 
-class Hand(Pen):
+class StandIn(Pen):
     """Leads the shard in place of a dispatcher, and only when told."""
 
     def __init__(self, installation: Installation) -> None:

@@ -14,11 +14,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from tests.faults.servers import Server
 from tests.support import apis, proxy, subscribers
 from tests.support.apis import Api
 from tests.support.installations import Installation, eventually
+from tests.support.peers import Peer
 from tests.support.proxy import Proxy
 
 _TENANTS = 3
@@ -69,40 +69,6 @@ class Outcome:
             f"seed {self.seed}: {self.faults} faults, {self.accepted} accepted, {self.ended} terminal,"
             f" {self.effects} effects, {self.fenced} fenced, drained in {self.drained_seconds:.1f} s"
         )
-
-
-@dataclass
-class Peer:
-    """What effects are done to: it counts the calls of each key."""
-
-    url: str
-    calls: dict[str, int] = field(default_factory=dict)
-
-
-@contextmanager
-def peer() -> Iterator[Peer]:
-    """A server on loopback that counts."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            with lock:
-                made.calls[self.path] = made.calls.get(self.path, 0) + 1
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Nothing."""
-
-    lock = threading.Lock()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        made = Peer(f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, name="peer")
-        thread.start()
-        try:
-            yield made
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 class Mix:
@@ -247,7 +213,7 @@ def run(seed: int, runs: int, faults: int, folder: Path, say: Callable[[str], ob
         installation = stack.enter_context(installed(there, migrated(there), folder))
         installation.environment.update(QUICKLY)
         ways = (stack.enter_context(proxy.to(database.address)), stack.enter_context(proxy.to(broker.address)))
-        counter = stack.enter_context(peer())
+        counter = stack.enter_context(closing(Peer()))
         subscriber = stack.enter_context(subscribers.to(installation))
         tenants = [installation.tenant(f"t{number}") for number in range(_TENANTS)]
         for tenant in tenants:
@@ -314,7 +280,7 @@ def _work(chance: random.Random, counter: Peer) -> tuple[str, dict[str, Any]]:
         ("diagnostics.write", {"key": key, "value": "v"}),
         ("diagnostics.steps", {"key": key, "count": 3, "seconds": 0.1}),
         ("diagnostics.fail", {"message": "once", "times": 1}),
-        ("diagnostics.effect", {"key": key, "url": f"{counter.url}/{key}"}),
+        ("diagnostics.effect", {"key": key, "url": f"{counter.url}{key}"}),
         ("diagnostics.echo", {"value": 1}),
     ]
     return chance.choice(kinds)
@@ -345,9 +311,9 @@ def _effects_outside_happened_once(installation: Installation, counter: Peer) ->
     """Once where the run succeeded; once or not at all where it could not tell."""
     told = installation.rows("SELECT args ->> 'key', state FROM runs WHERE task = 'diagnostics.effect'")
     for key, state in told:
-        done = counter.calls.get(f"/{key}", 0)
+        done = counter.places.get(f"/{key}", 0)
         assert done == 1 or (done == 0 and state == "FAILED"), f"effect {key}: {done} times, {state}"
-    assert len(counter.calls) <= len(told)
+    assert len(counter.places) <= len(told)
 
 
 def _outcome(installation: Installation, counter: Peer, seed: int, faults: int, drained_seconds: float) -> Outcome:
@@ -359,7 +325,7 @@ def _outcome(installation: Installation, counter: Peer, seed: int, faults: int, 
         faults,
         len(installation.accepted),
         _ended_count(installation),
-        int(marks) + sum(counter.calls.values()),
+        int(marks) + sum(counter.places.values()),
         fenced,
         drained_seconds,
     )

@@ -20,7 +20,7 @@ from tasks.engine.runs import TriggerRequest
 from tenants.context import Principal
 from tenants.errors import InvalidState
 from tests.faults.invariants import assert_invariants
-from tests.faults.messages import Hand
+from tests.faults.messages import StandIn
 from tests.support import peers
 from tests.support.installations import Installation, eventually
 from tests.support.peers import Answer, Dies, Peer
@@ -434,7 +434,7 @@ def test_a_provider_is_left_alone_for_as_long_as_it_asks(
 def test_a_task_that_no_worker_knows_waits_until_one_does(installation: Installation, tenant: Principal) -> None:
     """A worker of other code refuses it; then it is released no more."""
     run = installation.trigger(tenant, "diagnostics.echo", {"value": 7}, queue="analytics")
-    hand = Hand(installation)
+    hand = StandIn(installation)
     installation.start_worker("old", concurrency=1, TENANTRY_DIAGNOSTICS="false")
     hand.send(hand.message(hand.release(run)), queue="analytics")
     eventually(lambda: hand.refused().get("unknown") == 1)

@@ -24,7 +24,7 @@ from tenants import ids, names
 from tenants.context import Principal
 from tests.faults import messages
 from tests.faults.invariants import assert_invariants
-from tests.faults.messages import QUEUE, Hand, Pen
+from tests.faults.messages import QUEUE, Pen, StandIn
 from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
 from tests.support.tiers import Tier
@@ -35,10 +35,10 @@ SEED = 20_261_120
 
 
 @pytest.fixture
-def hand(installation: Installation) -> Iterator[Hand]:
+def hand(installation: Installation) -> Iterator[StandIn]:
     """Leads; one worker runs."""
     installation.start_worker()
-    made = Hand(installation)
+    made = StandIn(installation)
     yield made
     made.resign()
 
@@ -53,7 +53,7 @@ def _all_are_read(installation: Installation) -> None:
 
 
 def test_row_33_a_hundred_copies_of_each_message_in_any_order_have_one_effect(
-    installation: Installation, tenant: Principal, hand: Hand
+    installation: Installation, tenant: Principal, hand: StandIn
 ) -> None:
     runs = _trigger(installation, tenant, 5)
     copies = [hand.message(hand.release(run)) for run in runs] * 100
@@ -70,7 +70,7 @@ def test_row_33_a_hundred_copies_of_each_message_in_any_order_have_one_effect(
 
 
 def test_row_34_a_message_that_arrives_after_the_run_has_ended_does_nothing(
-    installation: Installation, tenant: Principal, hand: Hand
+    installation: Installation, tenant: Principal, hand: StandIn
 ) -> None:
     (run,) = _trigger(installation, tenant)
     message = hand.message(hand.release(run))
@@ -84,7 +84,7 @@ def test_row_34_a_message_that_arrives_after_the_run_has_ended_does_nothing(
 
 
 def test_row_54_an_old_message_is_refused_after_the_attempt_was_given_back(
-    installation: Installation, tenant: Principal, hand: Hand
+    installation: Installation, tenant: Principal, hand: StandIn
 ) -> None:
     (run,) = _trigger(installation, tenant)
     first = hand.release(run)
@@ -107,7 +107,7 @@ def test_row_54_an_old_message_is_refused_after_the_attempt_was_given_back(
 
 
 def test_a_release_that_a_crash_of_the_database_has_forgotten_is_not_repeated_under_its_fence(
-    installation: Installation, tenant: Principal, hand: Hand
+    installation: Installation, tenant: Principal, hand: StandIn
 ) -> None:
     (run,) = _trigger(installation, tenant)
     forgotten = hand.release(run)
@@ -127,7 +127,7 @@ def test_an_attempt_commits_nothing_where_its_twin_under_the_same_fence_has_sett
 ) -> None:
     installation.environment.update(TENANTRY_ENGINE__LEASE_SECONDS="60", TENANTRY_ENGINE__RENEW_SECONDS="20")
     installation.start_worker("w1", DATABASE_URL=database_proxy.through(installation.addresses.app))
-    hand = Hand(installation)
+    hand = StandIn(installation)
     (run,) = _trigger(installation, tenant)
     release = hand.release(run)
     trap = database_proxy.trap(b"settle_run")
@@ -149,7 +149,7 @@ def test_an_attempt_commits_nothing_where_its_twin_under_the_same_fence_has_sett
 
 
 def test_rows_35_and_36_what_is_malformed_or_forged_is_refused_and_counted_and_the_worker_lives(
-    installation: Installation, tenant: Principal, other_tenant: Principal, hand: Hand
+    installation: Installation, tenant: Principal, other_tenant: Principal, hand: StandIn
 ) -> None:
     (run,) = _trigger(installation, tenant)
     release = hand.release(run)
@@ -175,7 +175,7 @@ def test_rows_35_and_36_what_is_malformed_or_forged_is_refused_and_counted_and_t
 
 
 def test_a_thousand_random_damages_to_a_message_run_nothing_twice_and_kill_nobody(
-    installation: Installation, tenant: Principal, hand: Hand
+    installation: Installation, tenant: Principal, hand: StandIn
 ) -> None:
     (run,) = _trigger(installation, tenant)
     release = hand.release(run)

@@ -32,14 +32,18 @@ class Peer:
         self.answers: Callable[[str, str], Answer] = always(200)
         self.done: Counter[str] = Counter()
         """Idempotency key → how often it was called by POST."""
-        peer = self
+        self.places: Counter[str] = Counter()
+        """Path → how often it was called by POST."""
+        peer, lock = self, threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                peer.done[self.headers.get("Idempotency-Key", "")] += 1
+                with lock:
+                    peer.done[self.headers.get("Idempotency-Key", "")] += 1
+                    peer.places[self.path] += 1
                 self.do_GET()
 
             def do_GET(self) -> None:
