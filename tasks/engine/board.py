@@ -129,6 +129,8 @@ class Board:
     def read(self, index: int) -> Slot | None:
         """The slot's attempt, or None where it is idle."""
         start = index * _FORMAT.size
+        if self._memory[start] == Phase.IDLE:
+            return None
         phase, reason, task, attempt, most, pid, fence, tag, started, soft, hard, tenant, run = _FORMAT.unpack(
             self._memory[start : start + _FORMAT.size]
         )
