@@ -9,6 +9,8 @@ from tasks.engine.ledger import Holding
 
 _MOST_AHEAD = 64
 """The most runs released ahead for one slot."""
+_REFILLED_AT = 0.5
+"""Nothing is released ahead until no more than this part of what may be is left: several at once cost hardly more."""
 
 
 @dataclass(slots=True)
@@ -127,6 +129,8 @@ class Window:
         """
         free = self._slots - len(self._started)
         startable = share * self._buffer_seconds * (free + self._turning)
+        if not free and self._ahead_seconds > _REFILLED_AT * startable:
+            return Space(0)
         return Space(free, self._slots * _MOST_AHEAD - len(self._ahead), startable - self._ahead_seconds)
 
     def _start(self, holding: Holding, seconds: float) -> None:
