@@ -35,7 +35,8 @@ _BELLS = 1000
 _HOUSEKEEPING_SECONDS = 3600.0
 _REDIS_PAUSE_SECONDS = 0.5
 _SILENCE_SECONDS = 2.0
-_HELD_SECONDS = 0.05
+_JUST_NOW_SECONDS = 0.05
+"""How long a sweep may take between what it moves and its look at what is next."""
 _PARTITIONS_AHEAD_DAYS = 30
 
 
@@ -182,10 +183,12 @@ class Dispatcher:
         started = time.monotonic()
         due = self._queue_due()
         late = self._change(
-            "SELECT * FROM requeue_runs(%s, %s, %s, %s)", timedelta(seconds=self._engine.unclaimed_seconds), _BATCH
+            "SELECT * FROM requeue_unclaimed_runs(%s, %s, %s, %s)",
+            timedelta(seconds=self._engine.unclaimed_seconds),
+            _BATCH,
         )
         if late:
-            releases.unclaimed()
+            releases.unclaimed(late)
         rescued = self._change(
             "SELECT * FROM rescue_runs(%s, %s, %s, %s, %s)", self._engine.max_crashes, self._step, _BATCH
         )
@@ -223,8 +226,9 @@ class Dispatcher:
         seconds = waiting.next_due(self._ledger)
         if seconds is None or seconds > self._engine.sweep_seconds:
             return self._engine.sweep_seconds
-        # What was due and has not been moved is held by another: to ask again at once would be to ask all the time.
-        return max(seconds, _HELD_SECONDS)
+        if seconds < -_JUST_NOW_SECONDS:
+            return self._engine.sweep_seconds  # It was due before this sweep, which has not moved it: another holds it.
+        return max(seconds, 0.0)
 
     def _change(self, statement: str, *values: Any) -> list[Change]:
         return changes(self._ledger.call(statement, self._engine.shard, self._epoch, *values))

@@ -232,7 +232,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
         before = parent.blueprint.on_stopped
 
         def on_stopped() -> None:
-            """Called however roughly the worker was told to stop, as Celery's own signal is not."""
+            """Called once the pool has ended, also by a cold shutdown, of which Celery's signal does not tell."""
             try:
                 before()
             finally:

@@ -125,7 +125,7 @@ class Admission:
             self._most.pop(gone, None)
         for limit in limits.values():
             if arrivals := self._arrivals.get(limit.id):
-                latest = self.now + limit.burst * limit.interval
+                latest = self._latest(limit)
                 arrivals.update({key: min(arrival, latest) for key, arrival in arrivals.items()})
         weights = [limit.amount for limit in terms.limits if limit.kind is LimitKind.WEIGHT]
         _put_or_drop(self.weights, tenant, min(weights, default=None))
@@ -192,12 +192,20 @@ class Admission:
         """
         return self._unknown
 
-    def restore(self, buckets: Iterable[Bucket], arrivals: Mapping[Bucket, float]) -> None:
-        """Take up the state of these rates as it was saved; those that none was saved of have not been used."""
-        for bucket in buckets:
-            _, limit, key = bucket
-            self._arrivals.setdefault(limit, {})[key] = arrivals.get(bucket, 0.0)
+    def expect(self, line: Line) -> None:
+        """A run of the line may start soon: what is not known of its rates counts as asked for."""
+        for limit in self._concerning(line, LimitKind.RATE):
+            bucket = _bucket(limit, line)
+            if bucket[2] not in self._arrivals.get(limit.id, {}):
+                self._unknown[bucket] = line.key
+
+    def restore(self, arrivals: Mapping[Bucket, float]) -> None:
+        """Take up the state of these rates as it was saved, perhaps when they were slower."""
+        for bucket, arrival in arrivals.items():
+            tenant, id_, key = bucket
             self._unknown.pop(bucket, None)
+            if limit := self._limits.get(tenant, {}).get(id_):
+                self._arrivals.setdefault(id_, {})[key] = min(arrival, self._latest(limit))
 
     def opened(self) -> Iterator[tuple[UUID, str | None]]:
         """The tenants, and keys, whose rates have held something back and let it through by now."""
@@ -219,6 +227,10 @@ class Admission:
 
     def _concerning(self, line: Line, kind: LimitKind) -> list[Limit]:
         return [limit for limit in self._of(line.tenant) if limit.kind is kind and limit.concerns(line)]
+
+    def _latest(self, limit: Limit) -> float:
+        """How far a rate can have been used by now."""
+        return self.now + limit.burst * limit.interval
 
     def _open(self, limit: Limit, line: Line) -> bool:
         bucket = _bucket(limit, line)

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from tasks.engine.gates import Gate, Room
+from tasks.engine.gates import Gate
 from tasks.engine.heap import Heap
 from tasks.engine.lines import Candidate, Line
+from tasks.engine.windows import Room
 
 _WOKEN = 1000
 """How many lines a pick wakes, after a tenant's limits have changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,23 +15,24 @@ from tasks.engine.windows import Room, Window
 
 _NARROWED = 0.5
 """What is left of the buffer where something was not claimed in time."""
-_WIDENED = 0.02
-"""What comes back of it with every reading."""
+_WIDENED = 0.04
+"""What comes back of it in a second."""
 _WORKERS = """
 SELECT queues, slots, tasks FROM workers WHERE last_seen > clock_timestamp() - make_interval(secs => %s)
 """
 _IN_FLIGHT = """
-SELECT r.id, r.fence, r.tenant_id, r.queue, r.task, r.concurrency_key, true, r.released_at
+SELECT r.id, r.fence, r.tenant_id, r.queue, r.task, r.concurrency_key, ARRAY[r.queue], r.released_at
 FROM runs r WHERE r.state = 'RELEASED'
 UNION ALL
 SELECT r.id, l.fence, r.tenant_id, r.queue, r.task, r.concurrency_key,
-       coalesce(w.slots > 0 AND w.last_seen > clock_timestamp() - make_interval(secs => %s), false), NULL
+       coalesce(w.queues, '{}'), NULL
 FROM run_leases l
 JOIN runs r ON r.tenant_id = l.tenant_id AND r.id = l.run_id
-LEFT JOIN workers w ON w.name = l.worker
+LEFT JOIN workers w ON w.name = l.worker AND w.slots > 0
+  AND w.last_seen > clock_timestamp() - make_interval(secs => %s)
 ORDER BY released_at NULLS FIRST
 """
-"""With whether it takes up one of the slots there are: not what a worker still holds that has none left to give."""
+"""With the queues that it takes up a slot of: all its worker's, and none where that has no slots left to give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,12 @@ class Flight:
 
     Args:
         expected: the worker-seconds it was charged with.
-        takes_slot: whether it takes up a slot.
+        queues: those that it takes up a slot of.
     """
 
     line: Line
     expected: float
-    takes_slot: bool = True
+    queues: Collection[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,9 @@ class Fleet:
 
     def __init__(self, buffer_seconds: float, costs: Costs) -> None:
         self._buffer_seconds = buffer_seconds
-        self._share = 1.0
+        self._shares: dict[str, float] = {}
+        """Queue → how much of the buffer is used, where that is not all of it."""
+        self._read_at = time.monotonic()
         self._costs = costs
         self._flights: dict[Holding, Flight] = {}
         self._pools: list[Pool] = []
@@ -74,7 +78,7 @@ class Fleet:
         """Queue → its pool's window, and its own."""
         self._known: list[tuple[frozenset[str], list[str] | None]] = []
 
-    def read(self, ledger: Ledger, *, alive_seconds: float) -> tuple[list[Flight], list[Flight]]:
+    def read(self, ledger: Ledger, *, alive_seconds: float) -> tuple[list[Flight], dict[Holding, Flight]]:
         """Read the live workers, and what is released or running.
 
         Returns:
@@ -84,17 +88,17 @@ class Fleet:
         self._pools = _pooled([(frozenset(queues), slots) for queues, slots, _ in rows], self._buffer_seconds)
         self._windows = {name: (pool.window, own) for pool in self._pools for name, own in pool.queues.items()}
         self._known = [(frozenset(queues), tasks) for queues, slots, tasks in rows if slots]
-        self._share = min(1.0, self._share + _WIDENED)
+        self._widen()
         before, self._flights = self._flights, {}
         new = []
-        for run, fence, tenant, queue, task, key, takes_slot, _ in ledger.call(_IN_FLIGHT, alive_seconds):
+        for run, fence, tenant, queue, task, key, queues, _ in ledger.call(_IN_FLIGHT, alive_seconds):
             known = before.pop((run, fence), None)
             line = known.line if known else Line(tenant, queue, task, key)
-            flight = Flight(line, known.expected if known else self._costs.of(line), takes_slot)
-            self.released(run, fence, flight)
+            flight = Flight(line, known.expected if known else self._costs.of(line), queues)
+            self._add((run, fence), flight)
             if known is None:
                 new.append(flight)
-        return new, list(before.values())
+        return new, before
 
     def pools(self) -> list[Pool]:
         """The groups of queues that share workers."""
@@ -106,12 +110,12 @@ class Fleet:
 
     def room(self, pool: Pool) -> Room:
         """What may be released to the pool now."""
-        queues = {name: own.space(self._share) for name, own in pool.queues.items()}
-        return Room(pool.window.space(self._share), queues)
+        share = self._share(pool)
+        return Room(pool.window.space(share), {name: own.space(share) for name, own in pool.queues.items()})
 
     def free(self) -> bool:
         """Whether anything could be released now."""
-        return any(pool.window.space(self._share).open for pool in self._pools)
+        return any(pool.window.space(self._share(pool)).open for pool in self._pools)
 
     def flights(self) -> list[Flight]:
         """What is released or running."""
@@ -119,22 +123,39 @@ class Fleet:
 
     def released(self, run: UUID, fence: int, flight: Flight) -> None:
         """One more run is on its way."""
-        self._flights[(run, fence)] = flight
-        if flight.takes_slot:
-            for window in self._windows.get(flight.line.queue, ()):
-                window.add((run, fence), flight.expected)
+        self._add((run, fence), flight)
 
     def ended(self, run: UUID, fence: int) -> Flight | None:
         """A run has left its slot; None where it is not known, or has been told before."""
         flight = self._flights.pop((run, fence), None)
         if flight is not None:
-            for window in self._windows.get(flight.line.queue, ()):
+            for window in self._windows_of(flight):
                 window.drop((run, fence))
         return flight
 
-    def narrow(self) -> None:
-        """Something was not claimed in time: less is released ahead, as the way to the workers may be slow."""
-        self._share *= _NARROWED
+    def narrow(self, queues: Iterable[str]) -> None:
+        """Runs of these queues were not claimed in time: less is released ahead, as the way to workers may be slow."""
+        for queue in queues:
+            self._shares[queue] = self._shares.get(queue, 1.0) * _NARROWED
+
+    def _widen(self) -> None:
+        now = time.monotonic()
+        wider = {queue: share + _WIDENED * (now - self._read_at) for queue, share in self._shares.items()}
+        self._shares = {queue: share for queue, share in wider.items() if share < 1.0}
+        self._read_at = now
+
+    def _share(self, pool: Pool) -> float:
+        return min((self._shares.get(queue, 1.0) for queue in pool.queues), default=1.0)
+
+    def _add(self, holding: Holding, flight: Flight) -> None:
+        self._flights[holding] = flight
+        for window in self._windows_of(flight):
+            window.add(holding, flight.expected)
+
+    def _windows_of(self, flight: Flight) -> list[Window]:
+        """Those in which it takes up a slot: one of each of its queues, and their pool's."""
+        found = [self._windows[queue] for queue in flight.queues if queue in self._windows]
+        return [*(own for _, own in found), *dict.fromkeys(whole for whole, _ in found)]
 
 
 def serves(queues: Collection[str], tasks: Collection[str] | None, queue: str, task: str) -> bool:
@@ -152,7 +173,8 @@ def _pooled(workers: Iterable[tuple[frozenset[str], int]], buffer_seconds: float
             merged[1].extend(group[1])
             groups.remove(group)
         groups.append(merged)
-    return [_pool(members, buffer_seconds) for _, members in groups]
+    # In an order of their own: the rows of workers change their places with every report.
+    return [_pool(members, buffer_seconds) for _, members in sorted(groups, key=lambda group: sorted(group[0]))]
 
 
 def _pool(members: list[tuple[frozenset[str], int]], buffer_seconds: float) -> Pool:

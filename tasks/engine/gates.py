@@ -1,8 +1,7 @@
-"""What holds runs back, as the fair order asks for it: limits, and the room there is."""
+"""What holds runs back, as the fair order asks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Protocol
 from uuid import UUID
 
@@ -20,17 +19,3 @@ class Gate(Protocol):
 
     def take(self, candidate: Candidate) -> None:
         """The run has been picked and counts from now on."""
-
-
-class Room(Protocol):
-    """What may be released now."""
-
-    @property
-    def queues(self) -> Collection[str]:
-        """The queues that have room."""
-
-    def open(self, queue: str) -> bool:
-        """Whether the queue has room for a run, if it is short enough."""
-
-    def take(self, queue: str, seconds: float) -> bool:
-        """Make room for a run; where there is none for one so long, its queue or all of them are closed instead."""

@@ -111,6 +111,9 @@ class Keeper:
 
     def stop(self) -> None:
         """Stop the threads, give back what the pool has not ended, and report the worker as gone."""
+        impatient = threading.Timer(self._patience, _give_up)
+        impatient.daemon = True
+        impatient.start()
         self._stopping.set()
         self._wake.put(None)
         for thread in self._threads:
@@ -126,6 +129,7 @@ class Keeper:
             log.warning("farewell_not_sent")
         self._leases.close()
         self._reports.close()
+        impatient.cancel()
 
     def child_died(self, pid: int, exitcode: int | None) -> None:
         """A child process has ended; what it worked on is rescued at once."""
@@ -275,8 +279,7 @@ class Keeper:
             if not self._draining:
                 at_work = now
             elif self._kill and now - at_work > self._patience:
-                log.error("worker_hangs", hint="It was told to stop, does nothing, and does not end: it is ended.")
-                os._exit(os.EX_SOFTWARE)
+                _give_up()
 
     def _watch_slot(self, slot: Slot, now: float) -> None:
         holding = (slot.run, slot.fence)
@@ -319,6 +322,11 @@ class Keeper:
         log.warning("attempt_killed", run=str(slot.run), reason=reason.name)
         if self._kill:
             _kill(slot.pid, signal.SIGKILL)
+
+
+def _give_up() -> None:
+    log.error("worker_hangs", hint="It was told to stop, does nothing, and does not end: it is ended.")
+    os._exit(os.EX_SOFTWARE)
 
 
 def _is_child(pid: int) -> bool:

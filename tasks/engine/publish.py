@@ -167,7 +167,7 @@ def push(broker: redis.Redis, wanted: Sequence[tuple[str, bytes]]) -> list[str |
         answers = pipeline.execute(raise_on_error=False)
     except (redis.RedisError, OSError) as error:
         answers = [error] * len(wanted)
-    return [str(answer) or type(answer).__name__ if isinstance(answer, Exception) else None for answer in answers]
+    return [repr(answer) if isinstance(answer, Exception) else None for answer in answers]
 
 
 def send(client: redis.Redis, notices: Iterable[Notice], stream_length: int) -> bool:

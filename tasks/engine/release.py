@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
+from uuid import UUID
 
 import redis
 import structlog
@@ -71,6 +72,7 @@ class Releases:
         self._costs = costs
         self._fleet = Fleet(engine.buffer_milliseconds / 1000, costs)
         self._admission = Admission()
+        self._unclaimed: set[UUID] = set()
         self._read_upto: str | None = None
         self._clock_offset = 0.0
         """Seconds from the monotonic clock to the database's."""
@@ -111,9 +113,10 @@ class Releases:
         opening = self._admission.next_opening()
         return self._engine.sweep_seconds if opening is None else max(0.0, opening - self._clock_offset - now)
 
-    def unclaimed(self) -> None:
-        """What was released was not claimed in time."""
-        self._fleet.narrow()
+    def unclaimed(self, changes: Iterable[Change]) -> None:
+        """These were released and not claimed in time: they have used nothing."""
+        self._unclaimed.update(change.run for change in changes)
+        self._fleet.narrow({change.queue for change in changes})
 
     def queued(self, changes: Iterable[Change]) -> None:
         """These may wait now: nobody rings for what the dispatcher itself has moved."""
@@ -136,15 +139,10 @@ class Releases:
         for tenant, key in self._admission.opened():
             for order in self._every_order:
                 order.wake(tenant, key)
-        released = self._release_known()
-        if self._read_rates():
-            released += self._release_known()
-        return released
-
-    def _release_known(self) -> list[Change]:
         released: list[Change] = []
         for pool, order in zip(self._fleet.pools(), self._every_order, strict=True):
             while time.monotonic() >= self._broker_next:
+                self._read_rates()
                 picked = order.pick(self._fleet.room(pool), _BATCH, self._costs.of, self._admission)
                 self._cut_short |= order.unfinished
                 if not picked:
@@ -190,16 +188,14 @@ class Releases:
                 order.wake_all(tenant)
         self._read_upto = found.upto
 
-    def _read_rates(self) -> bool:
-        """Read how far the rates are used that have been asked for; whether there were any."""
+    def _read_rates(self) -> None:
+        """Read how far the rates are used that are asked for: who waits for that must not lose its turn meanwhile."""
         unknown = dict(self._admission.unknown)
-        if not unknown:
-            return False
-        self._admission.restore(unknown, terms.arrivals(self._ledger, unknown))
+        if unknown:
+            self._admission.restore(terms.arrivals(self._ledger, unknown))
         for (tenant, _, _), key in unknown.items():
             for order in self._every_order:
                 order.wake(tenant, key)
-        return True
 
     def _read_fleet(self) -> list[Flight]:
         """Read the fleet anew, and what bells have not told of it; what is in flight and not charged yet."""
@@ -209,8 +205,9 @@ class Releases:
         if [sorted(pool.queues) for pool in self._fleet.pools()] != before:
             self._begin_orders(self._fleet.pools())
             return self._fleet.flights()
-        for flight in gone:
-            self._charge(flight, self._costs.of(flight.line))
+        for (run, _), flight in gone.items():
+            self._charge(flight, 0.0 if run in self._unclaimed else self._costs.of(flight.line))
+        self._unclaimed.clear()
         return new
 
     def _survey(self) -> None:
@@ -231,6 +228,7 @@ class Releases:
             self._unread[line] = None
         elif (last := self._deeper.get(line)) is None or candidate < last:
             order.offer([candidate])
+            self._admission.expect(line)
 
     def _read_waiting(self) -> None:
         """Look at the front of lines: of some at a time, and as far ahead as they are few."""
@@ -245,6 +243,8 @@ class Releases:
         most = max(_FEWEST_HEADS, min(_HEADS, _PORTION // len(lines)))
         for line, front in zip(lines, waiting.fronts(self._ledger, lines, most), strict=True):
             self._orders[line.queue].renew(line, front)
+            if front:
+                self._admission.expect(line)
             self._deeper.pop(line, None)
             if len(front) >= most:
                 self._deeper[line] = front[-1]
@@ -312,7 +312,7 @@ class Releases:
         refused = [one for one, answer in zip(released, answers, strict=True) if answer]
         for one, answer in zip(released, answers, strict=True):
             if not answer:
-                flight = Flight(one.line, self._costs.of(one.line))
+                flight = Flight(one.line, self._costs.of(one.line), [one.line.queue])
                 self._fleet.released(one.candidate.run, one.fence, flight)
         if refused:
             log.warning("broker_refused", error=min(filter(None, answers)), runs=len(refused))

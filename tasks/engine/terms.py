@@ -62,10 +62,10 @@ def read(ledger: Ledger, since: str | None) -> Reading:
 
 
 def arrivals(ledger: Ledger, buckets: Collection[Bucket]) -> dict[Bucket, float]:
-    """How far these rates are used, as the last releases have saved it; nothing for one that has not been used."""
+    """How far these rates are used, as the last releases have saved it; 0 for one that has not been used."""
     tenants, limits, keys = zip(*buckets, strict=True)
     rows = ledger.call(_ARRIVALS, list(tenants), list(limits), [key or "" for key in keys])
-    return {(tenant, limit, key): arrival for tenant, limit, key, arrival in rows}
+    return dict.fromkeys(buckets, 0.0) | {(tenant, limit, key): arrival for tenant, limit, key, arrival in rows}
 
 
 def _limit(row: Mapping[str, Any]) -> Limit:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-from tasks.engine.ledger import Holding
+from uuid import UUID
 
 _MOST_AHEAD = 64
 """The most runs released ahead for one slot."""
@@ -92,18 +91,20 @@ class Window:
     Args:
         slots: how many.
         buffer_seconds: how much work may wait for each.
+
+    What takes them up is known by its run and fence.
     """
 
     def __init__(self, slots: int, buffer_seconds: float) -> None:
         self._slots = slots
         self._buffer_seconds = buffer_seconds
-        self._started: dict[Holding, float] = {}
-        self._ahead: dict[Holding, float] = {}
+        self._started: dict[tuple[UUID, int], float] = {}
+        self._ahead: dict[tuple[UUID, int], float] = {}
         self._ahead_seconds = 0.0
         self._turning = 0.0
         """How many of the slots in use are expected to be free within the buffer's time."""
 
-    def add(self, holding: Holding, seconds: float) -> None:
+    def add(self, holding: tuple[UUID, int], seconds: float) -> None:
         """A run has been released that is expected to take so long."""
         if len(self._started) < self._slots:
             self._start(holding, seconds)
@@ -111,7 +112,7 @@ class Window:
             self._ahead[holding] = seconds
             self._ahead_seconds += seconds
 
-    def drop(self, holding: Holding) -> None:
+    def drop(self, holding: tuple[UUID, int]) -> None:
         """A run has ended: the next one starts."""
         if holding in self._started:
             self._turning -= self._turns(self._started.pop(holding))
@@ -133,11 +134,11 @@ class Window:
             return Space(0)
         return Space(free, self._slots * _MOST_AHEAD - len(self._ahead), startable - self._ahead_seconds)
 
-    def _start(self, holding: Holding, seconds: float) -> None:
+    def _start(self, holding: tuple[UUID, int], seconds: float) -> None:
         self._started[holding] = seconds
         self._turning += self._turns(seconds)
 
-    def _pull(self, holding: Holding) -> float:
+    def _pull(self, holding: tuple[UUID, int]) -> float:
         seconds = self._ahead.pop(holding)
         self._ahead_seconds = self._ahead_seconds - seconds if self._ahead else 0.0
         return seconds

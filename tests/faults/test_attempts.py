@@ -94,6 +94,23 @@ def test_row_13_a_worker_that_quits_waits_for_a_slow_database_to_take_its_run_ba
     assert_invariants(installation)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_row_13_a_worker_that_is_told_to_stop_while_the_database_is_frozen_ends(
+    installation: Installation, tenant: Principal, database_proxy: Proxy, number: signal.Signals
+) -> None:
+    installation.start_dispatcher()
+    slowly = {"DATABASE_URL": database_proxy.through(installation.addresses.app), "TENANTRY_WORKER__GRACE_SECONDS": "1"}
+    installation.start_worker("w1", concurrency=1, **slowly)
+    [run] = _writes(installation, tenant, 2)
+    _running(installation, run)
+    database_proxy.freeze()
+    installation.kill("w1", number, group=False)
+    assert installation.processes["w1"].wait(30) == os.EX_SOFTWARE
+    installation.start_worker("w2")
+    assert installation.ended(tenant, run).state == "SUCCEEDED"
+    assert_invariants(installation)
+
+
 POISONS = {
     ("signal", "KILL"): ("WorkerLost", "signal: the process was ended by SIGKILL (often: out of memory)"),
     ("signal", "RTMIN"): ("WorkerLost", "signal: the process was ended by SIGRTMIN"),

@@ -134,7 +134,7 @@ def test_a_dispatcher_that_is_told_to_stop_in_the_middle_of_a_round_gives_up_its
     installation: Installation, tenant: Principal, database_proxy: Proxy
 ) -> None:
     installation.start_worker()
-    trap = database_proxy.trap(b"requeue_runs", answer=True)
+    trap = database_proxy.trap(b"requeue_unclaimed_runs", answer=True)
     installation.start_dispatcher("d1", DATABASE_SYSTEM_URL=database_proxy.through(installation.addresses.system))
     trap.wait()
     installation.kill("d1", signal.SIGTERM, group=False)

@@ -160,7 +160,7 @@ def test_what_was_refused_stays_noted(installation: Installation, app: Ledger) -
         "SELECT take_lead('main', 'me', interval '1 h')",
         "SELECT resign('main', 'by-hand')",
         "SELECT release_runs('main', 1, '{}', '{}')",
-        "SELECT requeue_runs('main', 1, interval '0', 1)",
+        "SELECT requeue_unclaimed_runs('main', 1, interval '0', 1)",
         "SELECT queue_due_runs('main', 1, 1)",
         "SELECT queue_runs('{}', '{}', NULL)",
         "SELECT rescue_runs('main', 1, 3, interval '0', 1)",

@@ -145,11 +145,18 @@ def _serve(descriptor: int) -> list[str]:
             pid, status = os.waitpid(question["ended"], os.WNOHANG)
             answer: Any = os.waitstatus_to_exitcode(status) if pid else None
         else:
+            alone, tell = os.pipe()
             answer = os.fork()
             if answer == 0:
+                os.setsid()
+                os.close(alone)
+                os.close(tell)
                 os.close(connection.detach())
                 _become(question)
                 return list(question["start"])
+            os.close(tell)
+            os.read(alone, 1)  # It ends when the process is the leader of its own group, which may then be signalled.
+            os.close(alone)
         lines.write(json.dumps(answer) + "\n")
         lines.flush()
     os._exit(0)
@@ -157,7 +164,6 @@ def _serve(descriptor: int) -> list[str]:
 
 def _become(wanted: dict[str, Any]) -> None:
     """Be the process that was asked for."""
-    os.setsid()
     os.environ.clear()
     os.environ.update(wanted["environment"])
     tempfile.tempdir = None

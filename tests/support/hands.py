@@ -49,7 +49,7 @@ class Hands:
 
     def requeue(self, unclaimed_seconds: float = 0.0) -> list[Change]:
         """Queue what is due, and what was released that long ago and never claimed."""
-        late = self._change("requeue_runs", timedelta(seconds=unclaimed_seconds), 1000)
+        late = self._change("requeue_unclaimed_runs", timedelta(seconds=unclaimed_seconds), 1000)
         return self._change("queue_due_runs", 1000) + late
 
     def rescue(self) -> list[Change]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 
+import psycopg2
 import pytest
 
 from tasks.dispatcher import Dispatcher
+from tasks.engine.release import Releases
 from tenants.context import Principal
 from tests.support.installations import Installation
 
@@ -46,3 +50,25 @@ def test_who_has_much_due_at_once_does_not_keep_others_waiting(
     for _ in range(12):
         dispatcher.tick()
     assert not installation.rows("SELECT 1 FROM runs WHERE state = 'SCHEDULED'")
+
+
+def test_a_due_run_that_somebody_holds_is_asked_for_at_every_sweep_and_not_all_the_time(
+    installation: Installation, tenant: Principal, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.rows(_DELAYED, str(tenant.tenant), 60, 1)
+    sweeps: list[float] = []
+    sweep = dispatcher._sweep
+
+    def watched(releases: Releases) -> None:
+        sweeps.append(time.monotonic())
+        sweep(releases)
+
+    monkeypatch.setattr(dispatcher, "_sweep", watched)
+    with closing(psycopg2.connect(installation.addresses.owner)) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM runs WHERE state = 'SCHEDULED' FOR UPDATE")
+        while len(sweeps) < 4:
+            dispatcher.tick()
+        holder.rollback()
+    assert sweeps[-1] - sweeps[1] >= 2 * installation.settings.engine.sweep_seconds
+    while installation.rows("SELECT 1 FROM runs WHERE state = 'SCHEDULED'"):
+        dispatcher.tick()

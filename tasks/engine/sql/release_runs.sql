@@ -92,7 +92,7 @@ REVOKE ALL ON FUNCTION queue_due_runs(text, bigint, int, uuid[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION queue_due_runs(text, bigint, int, uuid[]) TO tenantry_system;
 
 -- What was released that long ago and never claimed becomes QUEUED again, at most p_limit.
-CREATE OR REPLACE FUNCTION requeue_runs(p_shard text, p_epoch bigint, p_unclaimed interval, p_limit int)
+CREATE OR REPLACE FUNCTION requeue_unclaimed_runs(p_shard text, p_epoch bigint, p_unclaimed interval, p_limit int)
 RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -108,8 +108,8 @@ BEGIN
     ORDER BY r.released_at LIMIT p_limit FOR UPDATE SKIP LOCKED) l;
   RETURN QUERY SELECT * FROM queue_runs(v_tenants, v_runs, 'not claimed in time');
 END $$;
-REVOKE ALL ON FUNCTION requeue_runs(text, bigint, interval, int) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION requeue_runs(text, bigint, interval, int) TO tenantry_system;
+REVOKE ALL ON FUNCTION requeue_unclaimed_runs(text, bigint, interval, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION requeue_unclaimed_runs(text, bigint, interval, int) TO tenantry_system;
 
 -- The broker refused these: RELEASED → QUEUED under their fence, so that they are released again.
 CREATE OR REPLACE FUNCTION unrelease_runs(p_shard text, p_epoch bigint, p_tenants uuid[], p_runs uuid[], p_fences bigint[])

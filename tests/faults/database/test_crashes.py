@@ -66,7 +66,7 @@ def test_row_28_crashes_of_the_database_under_a_worker(
     assert_invariants(installation)
 
 
-@pytest.mark.parametrize("text", [b"requeue_runs", b"release_runs", b"take_lead"])
+@pytest.mark.parametrize("text", [b"requeue_unclaimed_runs", b"release_runs", b"take_lead"])
 def test_row_28_a_crash_of_the_database_under_a_dispatcher(
     installation: Installation, tenant: Principal, server: Server, database_proxy: Proxy, text: bytes
 ) -> None:

@@ -34,7 +34,7 @@ def _limit(kind: LimitKind = LimitKind.CONCURRENCY, amount: float = 1, **named: 
 def _lets(limits: Admission, line: Line) -> bool:
     """Whether a run may start, once what is not known of the rates has been read: nothing has been saved of them."""
     _ask(limits, line)
-    limits.restore(dict(limits.unknown), {})
+    limits.restore(dict.fromkeys(limits.unknown, 0.0))
     return _ask(limits, line)
 
 
@@ -133,7 +133,7 @@ def test_a_rate_goes_on_where_another_leader_has_left_it() -> None:
         limits.now = 1000.0
     before.take(_run(0, _line()))
     assert not _ask(after, _line()), "nothing is known yet"
-    after.restore(dict(after.unknown), before.arrivals([_line()]))
+    after.restore(before.arrivals([_line()]))
     after.now = 1059.0
     assert not _lets(after, _line())
     after.now = 1060.0
@@ -194,6 +194,26 @@ def test_a_rate_that_is_not_known_lets_nothing_through_and_says_who_waits_for_it
     assert limits.unknown == {(A, each.id, "k"): "k"}
     assert _lets(limits, _line(key="k"))
     assert not limits.unknown
+    assert _ask(limits, _line())
+
+
+def test_a_rate_is_asked_for_before_its_turn_comes() -> None:
+    limits = Admission()
+    each = _limit(LimitKind.RATE, 1, key=EACH)
+    limits.agree(A, Terms([each]))
+    limits.expect(_line(key="k"))
+    assert limits.unknown == {(A, each.id, "k"): "k"}
+    limits.restore({(A, each.id, "k"): 0.0})
+    limits.expect(_line(key="k"))
+    assert not limits.unknown
+
+
+def test_what_was_saved_of_a_slower_rate_holds_for_no_longer_than_the_faster_one_asks() -> None:
+    limits = Admission()
+    limits.agree(A, Terms([_limit(LimitKind.RATE, 10)]))
+    limits.now = 1000.0
+    limits.restore({(A, UUID(int=9), None): 90_000.0})
+    limits.now = 1000.2
     assert _ask(limits, _line())
 
 

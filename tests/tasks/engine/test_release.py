@@ -13,6 +13,7 @@ import redis
 from tasks.engine import limits, publish, runs, switches
 from tasks.engine.admission import LimitKind
 from tasks.engine.costs import Costs
+from tasks.engine.fleet import Fleet
 from tasks.engine.ledger import NotLeading, Settlement
 from tasks.engine.limits import LimitRequest
 from tasks.engine.lines import Candidate, Line
@@ -35,6 +36,8 @@ SELECT tenants.id, gen_random_uuid(), %s, 'diagnostics', '{}', 5, now(), 'QUEUED
 FROM tenants, generate_series(1, 15000) n WHERE tenants.id = %s
 """
 """3,000 lines of five runs."""
+_REPORT = "SELECT worker_seen(%s, %s, %s, 0, 0, false, false)"
+"""Name, queues, slots."""
 Lead = Callable[[], Releases]
 
 
@@ -52,7 +55,8 @@ def lead(installation: Installation, hands: Hands, costs: Costs) -> Iterator[Lea
     broker.flushdb()
     installation.rows("UPDATE runs SET state = 'CANCELLED' WHERE state IN ('QUEUED', 'SCHEDULED', 'RELEASED')")
     installation.rows("DELETE FROM run_leases")
-    hands.app.call("SELECT worker_seen(%s, %s, %s, %s, %s, %s, %s)", WORKER, ["diagnostics"], 10, 0, 0, False, True)
+    installation.rows("DELETE FROM workers")
+    hands.app.call(_REPORT, WORKER, ["diagnostics"], 10)
     installation.rows("UPDATE workers SET last_seen = now() + interval '1 hour'")
     yield lambda: Releases(hands.system, broker, engine, hands.epoch, costs)
     broker.close()
@@ -80,8 +84,19 @@ def _ended(hands: Hands, tenant: Principal, run: UUID) -> Ended:
     claim = hands.claim(tenant, run, fence)
     assert claim is not None
     assert not claim.held
+    return _done(hands, tenant, run, fence)
+
+
+def _done(hands: Hands, tenant: Principal, run: UUID, fence: int) -> Ended:
+    """Let a worker end the run that it has claimed; the bell it rings then."""
     hands.settle(tenant, run, fence, Settlement(RunState.SUCCEEDED))
     return Ended(run, fence, 1.0)
+
+
+def _second_worker(installation: Installation, hands: Hands, queue: str) -> None:
+    """One more live worker, with one slot."""
+    hands.app.call(_REPORT, "w2", [queue], 1)
+    installation.rows("UPDATE workers SET last_seen = now() + interval '1 hour'")
 
 
 def test_a_cap_binds_what_waits_already_and_nobody_else(
@@ -134,12 +149,87 @@ def test_where_workers_do_not_claim_in_time_less_is_released_ahead_of_them(
     first = installation.trigger_many(tenant, [TriggerRequest(ECHO)] * 30)
     costs.learn(runs.line(installation.run(tenant, first[0])), 0.001)
     releases = lead()
-    assert len(_released(releases)) == 30
+    releases.read()
+    released = releases.release()
+    assert len(released) == 30
     for _ in range(10):
-        releases.unclaimed()
+        releases.unclaimed(released[:1])
     later = installation.trigger(tenant, ECHO)
     assert _released(releases) == []
     assert eventually(lambda: _released(releases)) == [later]
+
+
+def test_what_was_not_claimed_has_used_nothing(
+    installation: Installation, hands: Hands, lead: Lead, tenant: Principal, other_tenant: Principal
+) -> None:
+    installation.trigger_many(tenant, [TriggerRequest(ECHO)] * 30)
+    releases = lead()
+    assert len(_released(releases)) == 10
+    others = installation.trigger_many(other_tenant, [TriggerRequest(ECHO)] * 30)
+    lost = hands.requeue()
+    releases.unclaimed(lost)
+    releases.queued(lost)
+    assert len(set(_released(releases)) & set(others)) == 5
+
+
+def test_a_tenant_whose_rates_are_not_known_yet_keeps_its_turn(
+    installation: Installation, lead: Lead, tenant: Principal, other_tenant: Principal
+) -> None:
+    installation.write(tenant, limits.put, LimitRequest("rate", LimitKind.RATE, 1000, 1, 1000))
+    installation.write(tenant, limits.put, LimitRequest("each", LimitKind.RATE, 1000, 1, 1000, concurrency_key="*"))
+    for principal in (tenant, other_tenant):
+        requests = [TriggerRequest(ECHO, concurrency_key=f"k{number}") for number in range(30)]
+        installation.trigger_many(principal, requests)
+    releases = lead()
+    releases.read()
+    owners = [change.tenant for change in releases.release()]
+    assert owners.count(tenant.tenant) == owners.count(other_tenant.tenant) == 5
+
+
+def test_a_rate_made_faster_binds_at_once_also_the_next_leader(
+    installation: Installation, lead: Lead, tenant: Principal
+) -> None:
+    daily = LimitRequest("rate", LimitKind.RATE, 1, 86400)
+    installation.write(tenant, limits.put, daily)
+    first = installation.trigger(tenant, ECHO)
+    assert _released(lead()) == [first]
+    releases = lead()
+    assert _released(releases) == []
+    installation.write(tenant, limits.put, replace(daily, amount=1000, per_seconds=1))
+    run = installation.trigger(tenant, ECHO)
+    assert eventually(lambda: _released(releases)) == [run]
+
+
+def test_the_reports_of_workers_leave_their_pools_where_they_are(installation: Installation, hands: Hands) -> None:
+    """With every report a row changes its place; the orders of pools that were other ones would be forgotten."""
+    installation.rows("DELETE FROM workers")
+    workers = [("w1", ["diagnostics"]), ("w2", ["operator"]), ("w3", ["analytics", "maintenance"])]
+    fleet = Fleet(0.05, Costs())
+    found = []
+    for round_ in range(12):
+        for name, queues in (*workers[round_ % 3 :], *workers[: round_ % 3])[: 3 if round_ == 0 else 1]:
+            hands.app.call(_REPORT, name, queues, 1)
+        fleet.read(hands.system, alive_seconds=3600)
+        found.append([sorted(pool.queues) for pool in fleet.pools()])
+    assert found == [found[0]] * len(found)
+
+
+def test_a_run_does_not_take_the_room_of_a_slot_that_it_cannot_have(
+    installation: Installation, hands: Hands, lead: Lead, tenant: Principal, other_tenant: Principal
+) -> None:
+    """One worker of both queues is at work, the other, of one queue, is free."""
+    installation.rows("UPDATE workers SET slots = 1, queues = '{diagnostics,analytics}'")
+    releases = lead()
+    both = installation.trigger(other_tenant, ECHO)
+    assert _released(releases) == [both]
+    [(fence,)] = hands.system.call("SELECT fence FROM runs WHERE id = %s", both)
+    hands.claim(other_tenant, both, fence)
+    _second_worker(installation, hands, "diagnostics")
+    elsewhere = installation.trigger(tenant, ECHO, queue="analytics", priority=9)
+    here = installation.trigger(other_tenant, ECHO)
+    assert _released(releases) == [here]
+    releases.hear(_done(hands, other_tenant, both, fence))
+    assert elsewhere in _released(releases)
 
 
 def test_a_rate_opens_by_itself(installation: Installation, lead: Lead, tenant: Principal) -> None:
