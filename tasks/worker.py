@@ -19,6 +19,7 @@ from celery.result import AsyncResult
 
 from tasks import registry
 from tasks.engine import broker, calls, execute, grants, pool, publish, results, transport
+from tasks.engine.announcer import Announcer
 from tasks.engine.board import Board
 from tasks.engine.context import Desk
 from tasks.engine.execute import Ending
@@ -181,7 +182,7 @@ class Bench:
 
 
 class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Starts the lease keeper beside the pool, and tells it of every child that ends."""
+    """Starts the lease keeper and the announcer beside the pool, and tells the keeper of every child that ends."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -204,6 +205,8 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             patience=current.worker.grace_seconds + current.engine.lease_seconds,
         )
         self.keeper.start()
+        self.announcer = Announcer(bench.board, bench.send)
+        self.announcer.start()
         for number in (signal.SIGTERM, signal.SIGQUIT):
             self._drain_at(number)
         if _has_children(parent.pool):
@@ -236,6 +239,7 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
             try:
                 before()
             finally:
+                self.announcer.stop()
                 self.keeper.stop()
 
         parent.blueprint.on_stopped = on_stopped

@@ -169,7 +169,7 @@ class Worker(BaseModel):
 
     concurrency: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     prefetch_multiplier: int = Field(1, ge=1)
-    max_tasks_per_child: int = Field(1000, ge=1)
+    max_tasks_per_child: int = Field(10_000, ge=1)
     max_memory_per_child_kib: int = Field(1_048_576, ge=65_536)
     grace_seconds: float = Field(6.0, gt=0)
 

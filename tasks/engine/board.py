@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from uuid import UUID
 
-_FORMAT = struct.Struct("<BBHHHIqqddd16s16s")
+_FORMAT = struct.Struct("<BBHHHIqqddd16s16sId")
 _TAG = struct.Struct("<q")
 _TAG_AT = struct.calcsize("<BBHHHIq")
 _LIMITS = struct.Struct("<dd")
@@ -50,6 +50,8 @@ class Slot:
         started: monotonic seconds of the claim.
         soft_seconds: when it is told to stop, after the claim.
         hard_seconds: when it is killed, after the claim.
+        sequence: the run's, with the claim.
+        claimed_at: Unix seconds of the claim by the database's clock.
     """
 
     index: int
@@ -63,6 +65,8 @@ class Slot:
     started: float
     soft_seconds: float
     hard_seconds: float
+    sequence: int
+    claimed_at: float
     phase: Phase = Phase.WORKING
     reason: Reason = Reason.NONE
 
@@ -98,6 +102,8 @@ class Board:
             slot.hard_seconds,
             slot.tenant.bytes,
             slot.run.bytes,
+            slot.sequence,
+            slot.claimed_at,
         )
         start = slot.index * _FORMAT.size
         self._memory[start + 1 : start + _FORMAT.size] = values[1:]
@@ -131,8 +137,8 @@ class Board:
         start = index * _FORMAT.size
         if self._memory[start] == Phase.IDLE:
             return None
-        phase, reason, task, attempt, most, pid, fence, tag, started, soft, hard, tenant, run = _FORMAT.unpack(
-            self._memory[start : start + _FORMAT.size]
+        phase, reason, task, attempt, most, pid, fence, tag, started, soft, hard, tenant, run, sequence, claimed_at = (
+            _FORMAT.unpack(self._memory[start : start + _FORMAT.size])
         )
         if phase == Phase.IDLE:
             return None
@@ -149,6 +155,8 @@ class Board:
             started=started,
             soft_seconds=soft,
             hard_seconds=hard,
+            sequence=sequence,
+            claimed_at=claimed_at,
             phase=Phase(phase),
             reason=Reason(reason) if told else Reason.NONE,
         )

@@ -96,6 +96,8 @@ def _attempt(
             started=started,
             soft_seconds=definition.soft_seconds,
             hard_seconds=definition.hard_seconds,
+            sequence=claim.sequence,
+            claimed_at=claim.at.timestamp(),
         )
     )
     held = Attempt(
@@ -111,7 +113,7 @@ def _attempt(
         claimed_at=claim.at,
     )
     context = RunContext(held, desk)
-    desk.send([Change(grant.tenant, grant.run, RunState.RUNNING, claim.sequence, claim.attempt, claim.at, grant.queue)])
+    begun = Change(grant.tenant, grant.run, RunState.RUNNING, claim.sequence, claim.attempt, claim.at, grant.queue)
     with structlog.contextvars.bound_contextvars(run=context.run_id, task=definition.name, attempt=claim.attempt):
         try:
             _running[slot] = context
@@ -129,7 +131,7 @@ def _attempt(
             desk.board.leave(slot)
             context.roll_back()
             log.warning("attempt_fenced", reason=str(error))
-            desk.send([Ended(grant.run, grant.fence, time.monotonic() - started)])
+            desk.send([begun, Ended(grant.run, grant.fence, time.monotonic() - started)])
             return Ending.IGNORE, None
         except Exception:
             desk.board.leave(slot)
@@ -138,7 +140,7 @@ def _attempt(
         desk.board.leave(slot)
         after = context.finish()
         seconds = time.monotonic() - started
-        finished(change, settlement, [*after, change, Ended(grant.run, grant.fence, seconds)])
+        finished(change, settlement, [begun, *after, change, Ended(grant.run, grant.fence, seconds)])
         log.info("attempt_ended", state=change.state, seconds=round(seconds, 4))
     return _ending(change), settlement
 

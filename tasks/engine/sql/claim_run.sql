@@ -9,7 +9,7 @@ CREATE OR REPLACE FUNCTION claim_run(
   p_token uuid
 ) RETURNS TABLE (verdict text, sequence int, attempt int, max_attempts int, args jsonb, origin uuid, trace text,
                  claimed_at timestamptz)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
   v_now timestamptz := clock_timestamp();
@@ -52,18 +52,21 @@ CREATE OR REPLACE FUNCTION held_back(p_tenant uuid, p_run uuid, p_task text) RET
 DECLARE
   v_run runs;
   v_limit record;
+  v_suspended timestamptz;
+  v_paused text;
+  v_capped boolean;
   v_running int;
 BEGIN
-  IF EXISTS (SELECT FROM tenants WHERE id = p_tenant AND suspended_at IS NOT NULL) THEN
+  SELECT t.suspended_at,
+         (SELECT min(p.task) FROM pauses p WHERE p.tenant_id = p_tenant AND p.task IN ('', p_task) AND NOT p.draining),
+         EXISTS (SELECT FROM limits l WHERE l.tenant_id = p_tenant AND l.kind = 'CONCURRENCY')
+    INTO v_suspended, v_paused, v_capped
+  FROM tenants t WHERE t.id = p_tenant;
+  IF v_suspended IS NOT NULL THEN
     RETURN 'the tenant is suspended';
-  END IF;
-  IF EXISTS (SELECT FROM pauses WHERE tenant_id = p_tenant AND task = '' AND NOT draining) THEN
-    RETURN 'the tenant is paused';
-  END IF;
-  IF EXISTS (SELECT FROM pauses WHERE tenant_id = p_tenant AND task = p_task AND NOT draining) THEN
-    RETURN 'the task is paused';
-  END IF;
-  IF NOT EXISTS (SELECT FROM limits WHERE tenant_id = p_tenant AND kind = 'CONCURRENCY') THEN
+  ELSIF v_paused IS NOT NULL THEN
+    RETURN CASE v_paused WHEN '' THEN 'the tenant is paused' ELSE 'the task is paused' END;
+  ELSIF NOT v_capped THEN
     RETURN NULL;
   END IF;
   SELECT * INTO v_run FROM runs WHERE tenant_id = p_tenant AND id = p_run;

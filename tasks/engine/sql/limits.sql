@@ -18,9 +18,10 @@ $$;
 REVOKE ALL ON FUNCTION counts_beside(text, text, text, text, text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION counts_beside(text, text, text, text, text, text, text) TO tenantry_app;
 
--- How many runs wait that a limit of this queue, task and key holds for, counted no further than p_most.
+-- How many runs wait that a limit of this queue, task and key holds for, counted no further than p_most. Planned for what
+-- is named: whether few or nearly all runs of a tenant are meant decides how they are found.
 CREATE OR REPLACE FUNCTION backlog(p_tenant uuid, p_queue text, p_task text, p_key text, p_most bigint) RETURNS bigint
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET plan_cache_mode = auto AS $$
 BEGIN
   RETURN (
     SELECT count(*) FROM (

@@ -19,7 +19,7 @@ CREATE OR REPLACE FUNCTION settle_run(
   p_delay double precision, p_give_back boolean, p_note text, p_step interval
 ) RETURNS TABLE (state text, sequence int, attempt int, worker_seconds double precision, settled_at timestamptz,
                  replayed boolean)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
   v_now timestamptz := clock_timestamp();

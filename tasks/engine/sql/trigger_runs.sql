@@ -6,7 +6,7 @@
 --   TN005 the tenant or the task is drained (detail: the task, nothing for the tenant)
 CREATE OR REPLACE FUNCTION trigger_runs(
   p_tenant uuid, p_actor_kind text, p_actor text, p_runs jsonb, p_idempotency interval, p_step interval
-) RETURNS SETOF runs LANGUAGE plpgsql AS $$
+) RETURNS SETOF runs LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_suspended timestamptz;
@@ -14,16 +14,19 @@ DECLARE
   v_key idempotency_keys;
   v_run runs;
   v_drained text[];
+  v_limited boolean;
   v_made uuid[] := '{}';
 BEGIN
   PERFORM set_config('app.tenant_id', p_tenant::text, true);
-  SELECT suspended_at INTO v_suspended FROM tenants WHERE id = p_tenant;
+  SELECT t.suspended_at, ARRAY(SELECT p.task FROM pauses p WHERE p.tenant_id = p_tenant AND p.draining)
+    INTO v_suspended, v_drained
+  FROM tenants t WHERE t.id = p_tenant;
   IF NOT FOUND OR v_suspended IS NOT NULL THEN
     RAISE EXCEPTION 'tenant suspended' USING ERRCODE = 'TN002';
   END IF;
-  v_drained := ARRAY(SELECT task FROM pauses WHERE tenant_id = p_tenant AND draining);
   -- Who triggers under a backlog limit follows who did before: neither may overlook the other's runs.
   PERFORM 1 FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' ORDER BY id FOR NO KEY UPDATE;
+  v_limited := FOUND;
   FOR v_in IN
     SELECT * FROM jsonb_to_recordset(p_runs) AS r(
       id uuid, task text, queue text, args jsonb, priority smallint, max_attempts int, max_elapsed double precision,
@@ -73,7 +76,9 @@ BEGIN
     v_made := v_made || v_run.id;
     RETURN NEXT v_run;
   END LOOP;
-  PERFORM check_backlog(p_tenant, v_made);
+  IF v_limited THEN
+    PERFORM check_backlog(p_tenant, v_made);
+  END IF;
 END $$;
 REVOKE ALL ON FUNCTION trigger_runs(uuid, text, text, jsonb, interval, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION trigger_runs(uuid, text, text, jsonb, interval, interval) TO tenantry_app;

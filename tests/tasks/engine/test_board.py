@@ -11,7 +11,7 @@ from tenants import ids
 
 SLOT = Slot(
     index=3, pid=77, tenant=ids.new(), run=ids.new(), fence=1_795_000_000_000_000, task=2, attempt=1, max_attempts=5,
-    started=12.5, soft_seconds=60.0, hard_seconds=90.0,
+    started=12.5, soft_seconds=60.0, hard_seconds=90.0, sequence=3, claimed_at=1_795_000_000.123456,
 )  # fmt: skip
 
 
