@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import orjson
+import psycopg2
 import redis
 from celery import Celery
 
@@ -90,25 +92,51 @@ def queue(
         keys: over how many concurrency keys; none for 0.
         label: the actor, by which they can be told from others.
     """
-    stack.rows(
-        _QUEUE,
-        tenants=list(of),
-        each=each,
-        task=task,
-        args=orjson.dumps(args).decode(),
-        queue=queue,
-        keys=keys,
-        label=label,
-    )
+    stack.rows(_QUEUE, **_values(of, each, task, args, keys=keys, queue=queue, label=label))
 
 
-def trigger(stack: Stack, slug: str, task: str, label: str) -> None:
-    """Queue one run of a tenant, and ring its bell."""
-    queue(stack, [slug], 1, task, {}, label=label)
-    [(tenant, run, rank, waits_in)] = stack.rows(_NEWEST, slug)
-    line = Line(UUID(tenant), waits_in, task, None)
-    with redis.Redis.from_url(stack.state["redis_url"]) as client:
-        client.publish(names.BELL, Bell(line, Candidate(rank, UUID(run), line)).encode())
+def _values(
+    of: Sequence[str],
+    each: int,
+    task: str,
+    args: dict[str, Any],
+    *,
+    keys: int = 0,
+    queue: str = "diagnostics",
+    label: str = "benchmark",
+) -> dict[str, Any]:
+    return {
+        "tenants": list(of),
+        "each": each,
+        "task": task,
+        "args": orjson.dumps(args).decode(),
+        "queue": queue,
+        "keys": keys,
+        "label": label,
+    }
+
+
+@contextmanager
+def caller(stack: Stack) -> Iterator[Callable[[str, str, str], None]]:
+    """Queues one run of a tenant and rings its bell, as the API does: over connections that are there before.
+
+    What is yielded takes the tenant's slug, the task, and the label.
+    """
+    with (
+        closing(psycopg2.connect(stack.state["database_owner_url"])) as connection,
+        connection.cursor() as cursor,
+        redis.Redis.from_url(stack.state["redis_url"]) as client,
+    ):
+        connection.autocommit = True
+
+        def call(slug: str, task: str, label: str) -> None:
+            cursor.execute(_QUEUE, _values([slug], 1, task, {}, label=label))
+            cursor.execute(_NEWEST, [slug])
+            [(tenant, run, rank, waits_in)] = cursor.fetchall()
+            line = Line(UUID(tenant), waits_in, task, None)
+            client.publish(names.BELL, Bell(line, Candidate(rank, UUID(run), line)).encode())
+
+        yield call
 
 
 def drain(stack: Stack, pid: int, of: Sequence[str], each: int, task: str, args: dict[str, Any], **more: Any) -> Drain:

@@ -82,9 +82,10 @@ def _behind(stack: Stack, name: str, quiet: Sequence[str], flowing: int) -> dict
 
 def _wait(stack: Stack, name: str, quiet: Sequence[str]) -> dict[str, float]:
     """How long a run of each quiet tenant waits, a few a second."""
-    for slug in quiet:
-        backlog.trigger(stack, slug, "diagnostics.echo", label=name)
-        time.sleep(_EVERY_SECONDS)
+    with backlog.caller(stack) as call:
+        for slug in quiet:
+            call(slug, "diagnostics.echo", name)
+            time.sleep(_EVERY_SECONDS)
     stacks.await_(lambda: len(stack.rows(_WAITS, list(quiet), name)) == len(quiet))
     waits = [wait for (wait,) in stack.rows(_WAITS, list(quiet), name)]
     return {

@@ -144,7 +144,7 @@ class Engine(BaseModel):
     sweep_seconds: float = Field(0.5, gt=0)
     unclaimed_seconds: float = Field(5.0, gt=0)
     grant_seconds: float = Field(60.0, gt=0)
-    buffer_milliseconds: float = Field(50.0, ge=0)
+    buffer_milliseconds: float = Field(20.0, ge=0)
     max_crashes: int = Field(3, ge=1)
     max_attempts: int = Field(4, ge=1)
     soft_limit_seconds: float = Field(240.0, gt=0)
