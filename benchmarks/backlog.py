@@ -74,25 +74,15 @@ def tenants(stack: Stack, prefix: str, amount: int) -> list[str]:
     return [f"{prefix}{number}" for number in range(1, amount + 1)]
 
 
-def queue(
-    stack: Stack,
-    of: Sequence[str],
-    each: int,
-    task: str,
-    args: dict[str, Any],
-    *,
-    keys: int = 0,
-    queue: str = "diagnostics",
-    label: str = "benchmark",
-) -> None:
+def queue(stack: Stack, of: Sequence[str], each: int, task: str, args: dict[str, Any], **more: Any) -> None:
     """Queue so many runs of each tenant, in one transaction.
 
     Args:
         of: slugs of the tenants.
-        keys: over how many concurrency keys; none for 0.
-        label: the actor, by which they can be told from others.
+        more: `keys`, over how many concurrency keys, none for 0; `queue`; `label`, the actor, by which they can be told
+            from others.
     """
-    stack.rows(_QUEUE, **_values(of, each, task, args, keys=keys, queue=queue, label=label))
+    stack.rows(_QUEUE, **_values(of, each, task, args, **more))
 
 
 def _values(

@@ -10,11 +10,14 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import structlog
+
 from tasks.engine.board import Board
 from tasks.engine.ledger import Change, Holding
 from tasks.engine.publish import Notice
 from tasks.engine.states import RunState
 
+log = structlog.get_logger(__name__)
 _MOMENT_SECONDS = 0.1
 
 
@@ -44,7 +47,10 @@ class Announcer:
 
     def _run(self) -> None:
         while not self._stopping.wait(_MOMENT_SECONDS):
-            self._announce()
+            try:
+                self._announce()
+            except Exception:
+                log.exception("announcer_round_failed")
 
     def _announce(self) -> None:
         """Tell of those that were at work at the last look already, once each."""

@@ -199,6 +199,7 @@ class Releases:
 
     def _read_fleet(self) -> list[Flight]:
         """Read the fleet anew, and what bells have not told of it; what is in flight and not charged yet."""
+        unclaimed, self._unclaimed = self._unclaimed, set()
         before = [sorted(pool.queues) for pool in self._fleet.pools()]
         new, gone = self._fleet.read(self._ledger, alive_seconds=self._engine.lease_seconds)
         self._admission.recount(flight.line for flight in self._fleet.flights())
@@ -206,8 +207,7 @@ class Releases:
             self._begin_orders(self._fleet.pools())
             return self._fleet.flights()
         for (run, _), flight in gone.items():
-            self._charge(flight, 0.0 if run in self._unclaimed else self._costs.of(flight.line))
-        self._unclaimed.clear()
+            self._charge(flight, 0.0 if run in unclaimed else self._costs.of(flight.line))
         return new
 
     def _survey(self) -> None:

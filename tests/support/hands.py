@@ -50,7 +50,11 @@ class Hands:
     def requeue(self, unclaimed_seconds: float = 0.0) -> list[Change]:
         """Queue what is due, and what was released that long ago and never claimed."""
         late = self._change("requeue_unclaimed_runs", timedelta(seconds=unclaimed_seconds), 1000)
-        return self._change("queue_due_runs", 1000) + late
+        return self.queue_due() + late
+
+    def queue_due(self, *of: Principal) -> list[Change]:
+        """Queue what is due, of these tenants if any are named."""
+        return self._change("queue_due_runs", 1000, [principal.tenant for principal in of] or None)
 
     def rescue(self) -> list[Change]:
         """Rescue every attempt whose lease has expired."""

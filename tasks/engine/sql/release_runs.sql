@@ -44,14 +44,15 @@ REVOKE ALL ON FUNCTION release_runs(text, bigint, uuid[], uuid[], uuid[], uuid[]
 GRANT EXECUTE ON FUNCTION release_runs(text, bigint, uuid[], uuid[], uuid[], uuid[], text[], double precision[])
   TO tenantry_system;
 
--- These become QUEUED; whose rows the caller has locked.
+-- Those of these that are SCHEDULED or RELEASED become QUEUED. The caller has locked their rows.
 CREATE OR REPLACE FUNCTION queue_runs(p_tenants uuid[], p_runs uuid[], p_note text)
 RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
 LANGUAGE sql AS $$
   WITH queued AS (
     UPDATE runs r SET state = 'QUEUED', sequence = r.sequence + 1,
                       fence = r.fence + CASE r.state WHEN 'RELEASED' THEN 1 ELSE 0 END
-    FROM unnest(p_tenants, p_runs) AS u(tenant, run) WHERE r.tenant_id = u.tenant AND r.id = u.run
+    FROM unnest(p_tenants, p_runs) AS u(tenant, run)
+    WHERE r.tenant_id = u.tenant AND r.id = u.run AND r.state IN ('SCHEDULED', 'RELEASED')
     RETURNING r.tenant_id, r.id, r.queue, r.state, r.sequence, r.attempt
   ), noted AS (
     INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt, note)

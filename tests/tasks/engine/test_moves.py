@@ -166,6 +166,22 @@ def test_three_crashes_are_a_dead_letter_whatever_its_budget(
     )
 
 
+def test_what_is_due_is_queued_once_and_nothing_else(
+    installation: Installation, hands: Hands, tenant: Principal, other_tenant: Principal
+) -> None:
+    mine, its = (installation.trigger(one, "diagnostics.echo", delay_seconds=60) for one in (tenant, other_tenant))
+    later = installation.trigger(tenant, "diagnostics.echo", delay_seconds=60)
+    for run in (mine, its):
+        hands.due(run)
+    assert mine in [change.run for change in hands.queue_due(tenant)]
+    assert installation.states(its) == ["SCHEDULED"]
+    moved = [change.run for change in hands.queue_due()]
+    assert its in moved
+    assert not {mine, later} & set(moved)
+    assert hands.system.call("SELECT * FROM queue_runs(%s, %s, NULL)", [tenant.tenant], [mine]) == []
+    assert installation.states(mine) == ["SCHEDULED", "QUEUED"]
+
+
 def test_a_dispatcher_whose_lead_is_over_moves_nothing(
     installation: Installation, hands: Hands, tenant: Principal
 ) -> None:
@@ -174,6 +190,8 @@ def test_a_dispatcher_whose_lead_is_over_moves_nothing(
     calls: list[Callable[[], object]] = [
         lambda: hands.release(tenant, run),
         lambda: hands.requeue(),
+        lambda: hands.queue_due(),
+        lambda: hands.queue_due(tenant),
         lambda: hands.rescue(),
         lambda: hands.take_back(tenant, run, 0),
     ]
