@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -72,6 +73,9 @@ class Subscriber:
         """Every event up to here has been sent: where a client that breaks off now has to go on from."""
         self.seen: dict[UUID, tuple[int, str, int]] = {}
         """Run → sequence, state and attempt last sent."""
+        self._ended: set[UUID] = set()
+        self._over: set[UUID] = set()
+        self._leaving: set[UUID] = set()
 
     def put(self, event: Event) -> None:
         """An event has come."""
@@ -93,6 +97,7 @@ class Subscriber:
         """All that waits, and the position that is reached once it has been sent; None where some had no room."""
         taken, self.pending = self.pending, {}
         overflown, self.overflown = self.overflown, False
+        self._leaving, self._over = self._over, set()
         self.ready.clear()
         return taken, None if overflown else self.reached
 
@@ -108,12 +113,16 @@ class Subscriber:
                 picked.setdefault(event.run, Pending()).put(event)
         return picked
 
+    def reach(self, position: Position) -> None:
+        """The ledger has been read up to the position. What had ended when it was last reached is not told of again."""
+        self.reached = position
+        self._over |= self._ended
+        self._ended = {run for run, (_, state, _) in self.seen.items() if state in TERMINAL}
+
     def forget_ended(self) -> None:
-        """Ended runs are remembered for a while, since the ledger tells of them once more."""
-        surplus = len(self.seen) - _KEPT_RUNS
-        if surplus > 0:
-            for run in [run for run, (_, state, _) in self.seen.items() if state in TERMINAL][:surplus]:
-                del self.seen[run]
+        """What was taken has been sent: forget the ended runs that the ledger told of for the last time in it."""
+        for run in self._leaving:
+            self.seen.pop(run, None)
 
     def _of(self, run: UUID) -> Pending | None:
         if isinstance(self.wanted, UUID) and run != self.wanted:
@@ -154,26 +163,17 @@ class Feed:
     def hear(self, data: bytes) -> None:
         """An entry of the tenant's stream."""
         try:
-            entry = orjson.loads(data)
-            run = UUID(entry["r"])
-            if entry["k"] == "P":
-                current, total, message = entry["p"]
-                if not (
-                    _is_number(current) and (total is None or _is_number(total)) and isinstance(message, str | None)
-                ):
-                    raise ValueError("no progress")
-                for subscriber in self.interested(run):
-                    subscriber.put_progress(run, (current, total, message))
-                return
-            sequence, attempt = entry["s"], entry["a"]
-            if not (_is_count(sequence) and _is_count(attempt)):
-                raise ValueError("no change")
-            event = Event(run, sequence, RunState(entry["st"]), attempt, datetime.fromisoformat(entry["t"]))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            notices = orjson.loads(data)
+            if not isinstance(notices, list):
+                raise ValueError("no list")
+        except ValueError:
             log.warning("stream_entry_unreadable")
             return
-        for subscriber in self.interested(run):
-            subscriber.put(event)
+        for notice in notices:
+            try:
+                self._hear(notice)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                log.warning("stream_entry_unreadable")
 
     def put(self, events: list[Event]) -> None:
         """Events of the ledger."""
@@ -185,7 +185,23 @@ class Feed:
         """The ledger has been read up to the position."""
         self.position = position
         for subscriber in [*self.everything, *(one for group in self.single.values() for one in group)]:
-            subscriber.reached = position
+            subscriber.reach(position)
+
+    def _hear(self, notice: Any) -> None:
+        run = UUID(notice["r"])
+        if notice["k"] == "P":
+            current, total, message = notice["p"]
+            if not (_is_number(current) and (total is None or _is_number(total)) and isinstance(message, str | None)):
+                raise ValueError("no progress")
+            for subscriber in self.interested(run):
+                subscriber.put_progress(run, (current, total, message))
+            return
+        sequence, attempt = notice["s"], notice["a"]
+        if not (_is_count(sequence) and _is_count(attempt)):
+            raise ValueError("no change")
+        event = Event(run, sequence, RunState(notice["st"]), attempt, datetime.fromisoformat(notice["t"]))
+        for subscriber in self.interested(run):
+            subscriber.put(event)
 
     def _place(self, subscriber: Subscriber) -> set[Subscriber]:
         if isinstance(subscriber.wanted, UUID):

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from tasks.engine import filters, runs
 from tasks.engine.filters import RunFilter
-from tasks.engine.models import Run, RunEvent, RunProgress
+from tasks.engine.models import Run, RunProgress
 from tasks.engine.states import TERMINAL
 from tenants import signing
 from tenants.errors import InvalidInput, Issue
@@ -36,6 +36,11 @@ LEFT JOIN LATERAL (
     AND pg_visible_in_snapshot(xid, s.upto)
   ORDER BY xid, run_id, sequence LIMIT :most
 ) e ON true
+""")
+_BETWEEN = text("""
+SELECT e.run_id, e.sequence, e.state, e.attempt, e.at
+FROM unnest(CAST(:runs AS uuid[]), CAST(:after AS int[]), CAST(:upto AS int[])) AS wanted (run, after, upto)
+JOIN run_events e ON e.run_id = wanted.run AND e.sequence > wanted.after AND e.sequence <= wanted.upto
 """)
 _PAGE = 1000
 _FIRST_RUN = UUID(int=0)
@@ -160,17 +165,9 @@ def since(session: Session, position: Position, before: Page | None = None, *, m
 
 def between(session: Session, wanted: Sequence[tuple[UUID, int, int]]) -> list[Event]:
     """The events of runs after one sequence and up to another, both given for each run."""
-    found: list[Event] = []
-    for run, after, upto in wanted:
-        found.extend(
-            Event(row.run_id, row.sequence, row.state, row.attempt, row.at)
-            for row in session.scalars(
-                select(RunEvent)
-                .where(RunEvent.run_id == run, RunEvent.sequence > after, RunEvent.sequence <= upto)
-                .order_by(RunEvent.sequence)
-            )
-        )
-    return found
+    runs, after, upto = zip(*wanted, strict=True)
+    rows = session.execute(_BETWEEN, {"runs": list(runs), "after": list(after), "upto": list(upto)})
+    return [Event(*row) for row in rows]
 
 
 def fitting(session: Session, ids: Collection[UUID], wanted: RunFilter) -> set[UUID]:

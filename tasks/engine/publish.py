@@ -24,6 +24,8 @@ from tenants.settings import Settings
 
 log = structlog.get_logger(__name__)
 _LONGEST_SECONDS = 31 * 86_400.0
+_ENTRY_NOTICES = 100
+"""How many notices go into one entry of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,37 +107,26 @@ class Progress:
 Notice = Bell | Ended | Change | Progress
 
 
-def entry(notice: Change | Progress) -> bytes:
-    """A notice as it stands in the tenant's stream, field `u`."""
-    if isinstance(notice, Progress):
-        return orjson.dumps(
-            {
-                "k": "P",
-                "r": notice.run.hex,
-                "s": notice.sequence,
-                "a": notice.attempt,
-                "p": [notice.current, notice.total, notice.message],
-            }
-        )
-    return orjson.dumps(
-        {
-            "k": "C",
-            "r": notice.run.hex,
-            "s": notice.sequence,
-            "st": notice.state,
-            "a": notice.attempt,
-            "t": notice.at.isoformat(),
-        }
-    )
-
-
 def add(pipeline: Any, notices: Iterable[Notice], stream_length: int) -> None:
-    """Put notices on a pipeline, synchronous or not."""
+    """Put notices on a pipeline, synchronous or not; what concerns one tenant in as few entries as there can be."""
+    told: dict[UUID, list[dict[str, Any]]] = {}
     for notice in notices:
         if isinstance(notice, Bell | Ended):
             pipeline.publish(names.BELL, notice.encode())
         else:
-            pipeline.xadd(names.stream(notice.tenant), {b"u": entry(notice)}, maxlen=stream_length, approximate=True)
+            told.setdefault(notice.tenant, []).append(_shown(notice))
+    for tenant, all_told in told.items():
+        for first in range(0, len(all_told), _ENTRY_NOTICES):
+            entry = orjson.dumps(all_told[first : first + _ENTRY_NOTICES])
+            pipeline.xadd(names.stream(tenant), {b"u": entry}, maxlen=stream_length, approximate=True)
+
+
+def _shown(notice: Change | Progress) -> dict[str, Any]:
+    """A notice as it stands in an entry of the tenant's stream, whose field `u` is a list of them."""
+    shown = {"r": notice.run, "s": notice.sequence, "a": notice.attempt}
+    if isinstance(notice, Progress):
+        return {"k": "P", **shown, "p": (notice.current, notice.total, notice.message)}
+    return {"k": "C", **shown, "st": notice.state, "t": notice.at}
 
 
 def connect(address: str, *, timeout_seconds: float) -> redis.Redis:

@@ -259,9 +259,10 @@ def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
         )
     except DBAPIError as error:
         raise requests.refused(error, rows) from error
-    taken = dict(zip(places, found, strict=True))
+    by_id = {str(row["id"]): _as_it_is(row) for row in found}
+    by_key = {run.idempotency_key: run for run in by_id.values()}
     accepted = [
-        Accepted(_as_it_is(taken[place]), str(taken[place]["id"]) != given["id"]) for place, given in enumerate(rows)
+        Accepted(by_id.get(given["id"]) or by_key[given["idempotency_key"]], given["id"] not in by_id) for given in rows
     ]
     for one in accepted:
         if not one.replayed:

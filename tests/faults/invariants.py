@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-import orjson
 import redis
 
 from tasks.engine.states import MOVES, TERMINAL, RunState
-from tenants import names
+from tests.support import streams
 from tests.support.installations import Installation, eventually
 
 _FIRST = {RunState.SCHEDULED, RunState.QUEUED}
@@ -84,8 +83,8 @@ def _no_tenant_holds_what_is_anothers(installation: Installation) -> None:
             assert owners[run] == tenant, f"{table}: run {run}"
     client = redis.Redis.from_url(installation.redis_url)
     for tenant in set(owners.values()):
-        for _, entry in cast("list[tuple[bytes, dict[bytes, Any]]]", client.xrange(names.stream(tenant))):
-            assert owners[UUID(orjson.loads(entry[b"u"])["r"])] == tenant
+        for notice in streams.notices(client, tenant):
+            assert owners[UUID(notice["r"])] == tenant
     client.close()
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-import orjson
 import pytest
 import redis
 
 from tasks.engine.runs import TriggerRequest
-from tenants import names
 from tenants.context import Principal
 from tests.faults.invariants import assert_invariants
-from tests.support import apis
+from tests.support import apis, streams
 from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
 
@@ -96,6 +94,5 @@ def _die(installation: Installation) -> None:
 def _told(installation: Installation, tenant: Principal, state: str, sequence: int) -> set[UUID]:
     """The runs whose change to this state stands in the tenant's stream."""
     with redis.Redis.from_url(installation.redis_url) as client:
-        found = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(names.stream(tenant.tenant)))
-    notices = [orjson.loads(entry[b"u"]) for _, entry in found]
-    return {UUID(told["r"]) for told in notices if (told.get("st"), told["s"]) == (state, sequence)}
+        told = streams.notices(client, tenant.tenant)
+    return {UUID(notice["r"]) for notice in told if (notice.get("st"), notice["s"]) == (state, sequence)}

@@ -12,10 +12,11 @@ import pytest
 import redis
 
 from tasks.engine.runs import TriggerRequest
-from tenants import names
+from tasks.engine.states import RunState
 from tenants.context import Principal
 from tests.faults.conftest import LEASE_SECONDS
 from tests.faults.invariants import assert_invariants
+from tests.support import streams
 from tests.support.endings import await_end
 from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
@@ -155,8 +156,9 @@ def test_row_10_what_was_committed_and_not_told_is_neither_lost_nor_done_again(
     after = installation.trigger(tenant, "diagnostics.echo")
     installation.ended(tenant, after)
     with redis.Redis.from_url(installation.redis_url) as client:
-        told = [entry[b"u"] for _, entry in client.xrange(names.stream(tenant.tenant))]
-    assert not [entry for entry in told if run.hex.encode() in entry and b"SUCCEEDED" in entry]
+        told = [notice["st"] for notice in streams.notices(client, tenant.tenant) if notice["r"] == str(run)]
+    assert RunState.RELEASED in told
+    assert RunState.SUCCEEDED not in told
     assert installation.states(run) == ["QUEUED", "RELEASED", "RUNNING", "SUCCEEDED"]
     assert_invariants(installation)
 

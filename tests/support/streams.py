@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
+import redis
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from tenants import names
 from tests.support.apis import Caller
 
 PROTOCOL = "graphql-transport-ws"
@@ -24,6 +27,12 @@ ALL_UPDATES = (
     "subscription($filter: RunFilter, $after: Cursor) { runUpdates(filter: $filter, after: $after)"
     " { kind cursor runId sequence state } }"
 )
+
+
+def notices(client: redis.Redis, tenant: UUID) -> list[dict[str, Any]]:
+    """What stands in a tenant's stream in Redis."""
+    entries: Any = client.xrange(names.stream(tenant))
+    return [notice for _, entry in entries for notice in json.loads(entry[b"u"])]
 
 
 @dataclass(frozen=True, slots=True)

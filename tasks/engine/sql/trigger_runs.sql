@@ -1,5 +1,5 @@
--- Accepts runs, all or none, in one trip. Returns each run in the order given; a run with another id than the one
--- given was accepted earlier under the same idempotency key.
+-- Accepts runs, all or none, in one trip and one statement for all. Returns each run once: those with an id that was
+-- given are new, one with another id was accepted earlier under the same idempotency key.
 --   TN001 the idempotency key was used with other arguments (detail: the run's id)
 --   TN002 the tenant is suspended       TN003 the family is not enabled (detail: its name)
 --   TN004 more would wait than a limit allows (detail: its name, amount and how many wait, as a JSON list)
@@ -10,16 +10,19 @@ CREATE OR REPLACE FUNCTION trigger_runs(
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_suspended timestamptz;
-  v_in record;
-  v_key idempotency_keys;
-  v_run runs;
+  v_families text[];
   v_drained text[];
   v_limited boolean;
-  v_made uuid[] := '{}';
+  v_in record;
+  v_key idempotency_keys;
+  v_run uuid;
+  v_new uuid[] := '{}'; -- By place; NULL where an earlier run stands for the one given.
+  v_earlier uuid[] := '{}';
 BEGIN
   PERFORM set_config('app.tenant_id', p_tenant::text, true);
-  SELECT t.suspended_at, ARRAY(SELECT p.task FROM pauses p WHERE p.tenant_id = p_tenant AND p.draining)
-    INTO v_suspended, v_drained
+  SELECT t.suspended_at, ARRAY(SELECT f.family FROM tenant_families f WHERE f.tenant_id = p_tenant),
+         ARRAY(SELECT p.task FROM pauses p WHERE p.tenant_id = p_tenant AND p.draining)
+    INTO v_suspended, v_families, v_drained
   FROM tenants t WHERE t.id = p_tenant;
   IF NOT FOUND OR v_suspended IS NOT NULL THEN
     RAISE EXCEPTION 'tenant suspended' USING ERRCODE = 'TN002';
@@ -28,15 +31,12 @@ BEGIN
   PERFORM 1 FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' ORDER BY id FOR NO KEY UPDATE;
   v_limited := FOUND;
   FOR v_in IN
-    SELECT * FROM jsonb_to_recordset(p_runs) AS r(
-      id uuid, task text, queue text, args jsonb, priority smallint, max_attempts int, max_elapsed double precision,
-      delay double precision, available_at timestamptz, concurrency_key text, idempotency_key text, digest text,
-      origin_id uuid, effects_of uuid, trace text)
+    SELECT * FROM jsonb_to_recordset(p_runs) AS r(id uuid, task text, idempotency_key text, digest text)
   LOOP
-    PERFORM 1 FROM tenant_families WHERE tenant_id = p_tenant AND family = split_part(v_in.task, '.', 1);
-    IF NOT FOUND THEN
+    IF split_part(v_in.task, '.', 1) <> ALL (v_families) THEN
       RAISE EXCEPTION 'family not enabled' USING ERRCODE = 'TN003', DETAIL = split_part(v_in.task, '.', 1);
     END IF;
+    v_run := v_in.id;
     IF v_in.idempotency_key IS NOT NULL THEN
       INSERT INTO idempotency_keys AS k (tenant_id, key, run_id, digest, expires_at)
       VALUES (p_tenant, v_in.idempotency_key, v_in.id, v_in.digest, v_now + p_idempotency)
@@ -49,35 +49,50 @@ BEGIN
         IF v_key.digest <> v_in.digest THEN
           RAISE EXCEPTION 'idempotency conflict' USING ERRCODE = 'TN001', DETAIL = v_key.run_id::text;
         END IF;
-        RETURN QUERY SELECT * FROM runs WHERE tenant_id = p_tenant AND id = v_key.run_id;
-        CONTINUE WHEN FOUND;
-        -- The first run has been pruned since: the key stands for this one now.
-        UPDATE idempotency_keys SET run_id = v_in.id, expires_at = v_now + p_idempotency
-        WHERE tenant_id = p_tenant AND key = v_in.idempotency_key;
+        IF v_key.run_id = ANY (v_new) OR EXISTS (SELECT FROM runs WHERE tenant_id = p_tenant AND id = v_key.run_id) THEN
+          v_run := NULL;
+          v_earlier := v_earlier || v_key.run_id;
+        ELSE  -- The first run has been pruned since: the key stands for this one now.
+          UPDATE idempotency_keys SET run_id = v_in.id, expires_at = v_now + p_idempotency
+          WHERE tenant_id = p_tenant AND key = v_in.idempotency_key;
+        END IF;
       END IF;
     END IF;
-    IF v_drained && ARRAY['', v_in.task] THEN
+    IF v_run IS NOT NULL AND v_drained && ARRAY['', v_in.task] THEN
       RAISE EXCEPTION 'drained' USING ERRCODE = 'TN005',
         DETAIL = CASE WHEN '' = ANY (v_drained) THEN '' ELSE v_in.task END;
     END IF;
-    v_run := NULL;
-    -- A moment that has passed means now: it is no head start.
-    v_run.available_at := greatest(v_now, v_in.available_at, v_now + make_interval(secs => v_in.delay));
+    v_new := v_new || v_run;
+  END LOOP;
+  IF v_earlier <> '{}' THEN
+    RETURN QUERY SELECT * FROM runs WHERE tenant_id = p_tenant AND id = ANY (v_earlier);
+  END IF;
+  RETURN QUERY
+  WITH made AS (
     INSERT INTO runs (tenant_id, id, task, queue, args, priority, rank, state, max_attempts, concurrency_key,
                       idempotency_key, actor_kind, actor, origin_id, effects_of, trace, created_at, available_at,
                       retry_until)
-    VALUES (p_tenant, v_in.id, v_in.task, v_in.queue, v_in.args, v_in.priority,
-            v_run.available_at - v_in.priority * p_step,
-            CASE WHEN v_run.available_at > v_now THEN 'SCHEDULED' ELSE 'QUEUED' END, v_in.max_attempts,
-            v_in.concurrency_key, v_in.idempotency_key, p_actor_kind, p_actor, v_in.origin_id, v_in.effects_of,
-            v_in.trace, v_now, v_run.available_at, v_now + make_interval(secs => v_in.max_elapsed))
-    RETURNING * INTO v_run;
-    PERFORM record_event(p_tenant, v_run.id, v_run.sequence, v_run.state, 0, NULL);
-    v_made := v_made || v_run.id;
-    RETURN NEXT v_run;
-  END LOOP;
+    SELECT p_tenant, r.id, r.task, r.queue, r.args, r.priority, due - r.priority * p_step,
+           CASE WHEN due > v_now THEN 'SCHEDULED' ELSE 'QUEUED' END, r.max_attempts, r.concurrency_key,
+           r.idempotency_key, p_actor_kind, p_actor, r.origin_id, r.effects_of, r.trace, v_now, due,
+           v_now + make_interval(secs => r.max_elapsed)
+    FROM ROWS FROM (jsonb_to_recordset(p_runs) AS (
+      id uuid, task text, queue text, args jsonb, priority smallint, max_attempts int, max_elapsed double precision,
+      delay double precision, available_at timestamptz, concurrency_key text, idempotency_key text,
+      origin_id uuid, effects_of uuid, trace text)) WITH ORDINALITY AS r (
+      id, task, queue, args, priority, max_attempts, max_elapsed, delay, available_at, concurrency_key,
+      idempotency_key, origin_id, effects_of, trace, place),
+      -- A moment that has passed means now: it is no head start.
+      greatest(v_now, r.available_at, v_now + make_interval(secs => r.delay)) AS due
+    WHERE v_new[r.place] = r.id
+    RETURNING *
+  ), told AS (
+    INSERT INTO run_events (tenant_id, run_id, sequence, state, attempt)
+    SELECT tenant_id, id, sequence, state, 0 FROM made
+  )
+  SELECT * FROM made;
   IF v_limited THEN
-    PERFORM check_backlog(p_tenant, v_made);
+    PERFORM check_backlog(p_tenant, v_new);
   END IF;
 END $$;
 REVOKE ALL ON FUNCTION trigger_runs(uuid, text, text, jsonb, interval, interval) FROM PUBLIC;
