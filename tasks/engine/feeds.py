@@ -97,7 +97,7 @@ class Subscriber:
         """All that waits, and the position that is reached once it has been sent; None where some had no room."""
         taken, self.pending = self.pending, {}
         overflown, self.overflown = self.overflown, False
-        self._leaving, self._over = self._over, set()
+        self._leaving |= self._over
         self.ready.clear()
         return taken, None if overflown else self.reached
 
@@ -116,13 +116,21 @@ class Subscriber:
     def reach(self, position: Position) -> None:
         """The ledger has been read up to the position. What had ended when it was last reached is not told of again."""
         self.reached = position
-        self._over |= self._ended
-        self._ended = {run for run, (_, state, _) in self.seen.items() if state in TERMINAL}
+        if len(self.seen) > _KEPT_RUNS:
+            self._over |= self._ended
+            self._ended = {run for run, (_, state, _) in self.seen.items() if state in TERMINAL}
 
     def forget_ended(self) -> None:
-        """What was taken has been sent: forget the ended runs that the ledger told of for the last time in it."""
-        for run in self._leaving:
-            self.seen.pop(run, None)
+        """What was taken has been sent: of many ended runs forget those that the ledger told of for the last time.
+
+        The others are remembered, since Redis may tell of them late.
+        """
+        surplus = len(self.seen) - _KEPT_RUNS
+        if surplus > 0:
+            for run in [run for run in self.seen if run in self._leaving][:surplus]:
+                del self.seen[run]
+            self._leaving &= self.seen.keys()
+            self._over &= self.seen.keys()
 
     def _of(self, run: UUID) -> Pending | None:
         if isinstance(self.wanted, UUID) and run != self.wanted:
