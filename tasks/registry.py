@@ -111,6 +111,8 @@ class TaskDefinition(Generic[I]):
 
     def __post_init__(self) -> None:
         _within(f"{self.name}: priority", self.priority, 0, 9)
+        if self.operator_only is not (self.queue == OPERATOR_QUEUE):
+            raise ValueError(f"{self.name}: the queue {OPERATOR_QUEUE!r} is for operators' tasks, and for all of them.")
         _within(f"{self.name}: hard_seconds", self.hard_seconds, 0, settings.LONGEST_ATTEMPT_SECONDS)
         if not 0 < self.soft_seconds < self.hard_seconds:
             raise ValueError(
@@ -163,9 +165,14 @@ def definitions() -> Mapping[str, TaskDefinition[Any]]:
 
 
 @cache
-def queues() -> tuple[str, ...]:
-    """All queues that tasks name, in alphabetical order."""
-    return tuple(sorted({task.queue for task in definitions().values()}))
+def queues(operator_only: bool | None = None) -> tuple[str, ...]:
+    """All queues that tasks name, in alphabetical order.
+
+    Args:
+        operator_only: those alone that operators' tasks may go to, or those that tenants' may.
+    """
+    wanted = (task for task in definitions().values() if operator_only in {None, task.operator_only})
+    return tuple(sorted({task.queue for task in wanted}))
 
 
 def definition(name: str) -> TaskDefinition[Any]:

@@ -40,8 +40,11 @@ CROSS JOIN LATERAL (
 WHERE l.kind = 'BACKLOG' AND m.more > 0 AND w.waiting + m.more > l.amount
 ORDER BY l.amount LIMIT 1
 """)
+_ADVANCE = "SELECT * FROM advance_bulk_action(%s, %s, %s, %s, %s)"
 _MOST_AT_ONCE = 20
 _PORTION = 250
+_PORTION_BYTES = 1_000_000
+"""What the arguments of a portion may weigh as they are stored; a single run may be heavier."""
 _SECONDS = 0.05
 
 
@@ -136,7 +139,7 @@ def advance(ledger: Ledger, shard: str, epoch: int | None, step: timedelta) -> l
     moved: list[Change] = []
     [(vain,)] = ledger.call("SELECT count(*) FROM bulk_actions WHERE finished_at IS NULL")
     while vain > 0:
-        rows = ledger.call("SELECT * FROM advance_bulk_action(%s, %s, %s, %s)", shard, epoch, _PORTION, step)
+        rows = ledger.call(_ADVANCE, shard, epoch, _PORTION, _PORTION_BYTES, step)
         moved += changes(rows)
         vain -= not rows  # What holds one of them up must not hold up the next.
         if time.monotonic() >= until:

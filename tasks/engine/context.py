@@ -13,12 +13,11 @@ from uuid import UUID
 import psycopg2
 import structlog
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from tasks.engine import effects, publish, runs
+from tasks.engine import effects, publish, requests, runs
 from tasks.engine.board import Board, Phase, Reason
-from tasks.engine.ledger import SETTLE, Change, Ledger, Settlement, settle_values, settled, translated
+from tasks.engine.ledger import SETTLE, Change, Ledger, Settlement, own_errors, settle_values, settled
 from tasks.engine.models import RunStep
 from tasks.engine.outcomes import Fail, Interrupted
 from tasks.registry import TaskDefinition
@@ -79,6 +78,7 @@ class RunContext:
     _progress_sent: float = 0.0
     _progress: publish.Progress | None = None
     _after: list[publish.Notice] = field(default_factory=list)
+    _triggered: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._slot = self.desk.slot()
@@ -126,8 +126,10 @@ class RunContext:
         """The cross-tenant door, for operators' tasks on an operators' worker.
 
         Raises:
-            Fail: this worker has none.
+            Fail: this task or this worker has none.
         """
+        if not self.attempt_held.definition.operator_only:
+            raise Fail("This task is not for operators only.")
         if self.desk.system_engine is None:
             raise Fail("This task runs on a worker that was started with DATABASE_SYSTEM_URL.")
         return self.desk.system_engine
@@ -152,7 +154,7 @@ class RunContext:
                 RunStep(tenant_id=self.tenant, run_id=self.run, step=name, value=value, fence=self.attempt_held.fence)
             )
             session.flush()
-            with self.protected(), _own_errors():
+            with self.protected(), own_errors():
                 session.execute(
                     text("SELECT hold_lease(:run, :fence)"), {"run": self.run, "fence": self.attempt_held.fence}
                 )
@@ -188,13 +190,18 @@ class RunContext:
     def trigger(self, task_name: str, args: dict[str, Any] | None = None, **options: Any) -> str:
         """Trigger another run in the session's transaction: both commit or neither. Returns its id.
 
+        It is checked at once, and accepted just before the commit, so that no limit on what may wait is held meanwhile;
+        only one with an idempotency key, which may mean an earlier run, is accepted here.
+
         Args:
-            task_name: full or bare name.
-            args: its arguments.
             options: further fields of `runs.TriggerRequest`.
         """
-        accepted = runs.trigger(self.session, runs.TriggerRequest(task_name, args or {}, **options))
-        return ids.show("run", accepted.run.id)
+        request = runs.TriggerRequest(task_name, args or {}, **options)
+        if request.idempotency_key is not None:
+            return ids.show("run", runs.trigger(self.session, request).run.id)
+        checked = requests.check(self.session, request)
+        self._triggered.append(checked)
+        return ids.show("run", UUID(checked["id"]))
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the run is. Cheap: a few a second are streamed, at most one a second is stored."""
@@ -240,6 +247,7 @@ class RunContext:
         """
         slot = self.desk.board.read(self._slot)
         if slot is not None and slot.reason is not Reason.NONE and slot.run == self.run:
+            self._interrupted = True  # No signal that comes now interrupts what follows from this.
             raise Interrupted(slot.reason)
 
     def interrupt(self) -> None:
@@ -278,10 +286,12 @@ class RunContext:
         """
         held = self.attempt_held
         step = timedelta(seconds=self.settings.engine.priority_step_seconds)
-        with _own_errors():
+        with own_errors():
             if self._session is None:
                 return self.desk.ledger.settle(held.tenant, held.run, held.fence, settlement)
             self._session.flush()
+            if self._triggered:
+                runs.accept(self._session, self._triggered)
             row = (
                 self._session.connection()
                 .exec_driver_sql(SETTLE, settle_values(held.tenant, held.run, held.fence, settlement, step))
@@ -293,7 +303,8 @@ class RunContext:
         return change
 
     def roll_back(self) -> None:
-        """Drop what the session holds."""
+        """Drop what the session holds, and what it would have triggered."""
+        self._triggered.clear()
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -325,23 +336,13 @@ class RunContext:
         assert progress is not None
         try:
             self.desk.ledger.call(
-                "SELECT save_progress(%s, %s, %s, %s, %s)",
+                "SELECT save_progress(%s, %s, %s, %s, %s, %s)",
                 progress.tenant,
                 progress.run,
+                self.attempt_held.fence,
                 progress.current,
                 progress.total,
                 progress.message,
             )
         except psycopg2.OperationalError:
             self.log.warning("progress_not_saved")
-
-
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """SQLAlchemy's wrapper around an error that the engine's functions raise becomes the engine's own error."""
-    try:
-        yield
-    except DBAPIError as error:
-        if isinstance(error.orig, psycopg2.Error) and (own := translated(error.orig)) is not error.orig:
-            raise own from None
-        raise

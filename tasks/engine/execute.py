@@ -121,6 +121,8 @@ def _attempt(
                 settlement = _work(context, claim)
                 change = _settle(context, settlement)
             except outcomes.Interrupted as interruption:
+                if interruption.reason is Reason.FENCED:
+                    raise outcomes.Fenced("its lease was not renewed in time") from None
                 at_work = desk.board.read(slot)
                 assert at_work is not None
                 settlement = ended_by(interruption.reason, at_work)

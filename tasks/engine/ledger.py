@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from uuid import UUID
 import orjson
 import psycopg2
 from psycopg2 import extensions, extras
+from sqlalchemy.exc import DBAPIError
 
 from tasks.engine import documents
 from tasks.engine.outcomes import Cancel, Fenced
@@ -257,6 +258,17 @@ def translated(error: psycopg2.Error) -> Exception:
     if error.pgcode == CANCELLED:
         return Cancel("cancelled while running")
     return error
+
+
+@contextlib.contextmanager
+def own_errors() -> Iterator[None]:
+    """SQLAlchemy's wrapper around an error that the engine's functions raise becomes the engine's own error."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg2.Error) and (own := translated(error.orig)) is not error.orig:
+            raise own from None
+        raise
 
 
 def close_descriptor(connection: extensions.connection) -> None:

@@ -83,8 +83,8 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
     for name, value in (("idempotencyKey", request.idempotency_key), ("concurrencyKey", request.concurrency_key)):
         if value is not None and not documents.is_name(value, _LONGEST_KEY):
             issues.append(Issue((*path, name), f"must be 1 to {_LONGEST_KEY} characters, none of them null"))
-    if request.queue is not None and request.queue not in registry.queues():
-        issues.append(Issue((*path, "queue"), f"must be one of {', '.join(registry.queues())}"))
+    if request.queue is not None and request.queue not in (served := registry.queues(definition.operator_only)):
+        issues.append(Issue((*path, "queue"), f"must be one of {', '.join(served)}"))
     _check_time(request, issues, path)
     if issues:
         raise InvalidInput(

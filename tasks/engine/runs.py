@@ -54,7 +54,7 @@ def trigger(session: Session, request: TriggerRequest) -> Accepted:
         InvalidState: the tenant or the task is drained.
         TenantSuspended: the tenant is suspended.
     """
-    return _accept(session, [requests.check(session, request)])[0]
+    return accept(session, [requests.check(session, request)])[0]
 
 
 @db.single_statement
@@ -68,7 +68,45 @@ def trigger_many(session: Session, wanted: Sequence[TriggerRequest]) -> list[Acc
         raise InvalidInput(f"At most {most} runs at once: split the list.")
     if not wanted:
         return []
-    return _accept(session, [requests.check(session, request, str(index)) for index, request in enumerate(wanted)])
+    return accept(session, [requests.check(session, request, str(index)) for index, request in enumerate(wanted)])
+
+
+def accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
+    """Accept what `requests.check` has passed, all or none, in one statement.
+
+    Raises:
+        As `trigger`.
+    """
+    caller = context.principal(session)
+    engine = settings.current().engine
+    # Keys are taken in one order, whatever the list's: two lists would else wait for each other.
+    places = sorted(range(len(rows)), key=lambda place: rows[place]["idempotency_key"] or "")
+    try:
+        found = db.fetch(
+            session,
+            _TRIGGER,
+            {
+                "tenant": caller.tenant,
+                "kind": caller.kind.value,
+                "actor": caller.actor,
+                "runs": orjson.dumps([rows[place] for place in places]).decode(),
+                "kept": timedelta(hours=engine.idempotency_hours),
+                "step": timedelta(seconds=engine.priority_step_seconds),
+            },
+        )
+    except DBAPIError as error:
+        raise requests.refused(error, rows) from error
+    by_id = {str(row["id"]): _as_it_is(row) for row in found}
+    by_key = {run.idempotency_key: run for run in by_id.values()}
+    accepted = [
+        Accepted(by_id.get(given["id"]) or by_key[given["idempotency_key"]], given["id"] not in by_id) for given in rows
+    ]
+    for one in accepted:
+        if not one.replayed:
+            run = one.run
+            db.notify(session, Change(run.tenant_id, run.id, run.state, 1, 0, run.created_at, run.queue))
+    _ring(session, [one.run for one in accepted if not one.replayed and one.run.state == RunState.QUEUED])
+    return accepted
 
 
 def get(session: Session, run_id: UUID) -> Run:
@@ -196,7 +234,7 @@ def retry(
     checked = requests.check(session, request, origin=run.origin_id or run.id)
     if checked["args"] == run.args and not repeat_effects:
         checked["effects_of"] = str(run.effects_of or run.id)
-    accepted = _accept(session, [checked])[0].run
+    accepted = accept(session, [checked])[0].run
     run.retried_by = accepted.id
     session.flush()
     return accepted
@@ -237,39 +275,6 @@ def move(session: Session, run: Run, state: RunState, note: str | None) -> None:
 def line(run: Run) -> Line:
     """What the run waits in."""
     return Line(run.tenant_id, run.queue, run.task, run.concurrency_key)
-
-
-def _accept(session: Session, rows: list[dict[str, Any]]) -> list[Accepted]:
-    caller = context.principal(session)
-    engine = settings.current().engine
-    # Keys are taken in one order, whatever the list's: two lists would else wait for each other.
-    places = sorted(range(len(rows)), key=lambda place: rows[place]["idempotency_key"] or "")
-    try:
-        found = db.fetch(
-            session,
-            _TRIGGER,
-            {
-                "tenant": caller.tenant,
-                "kind": caller.kind.value,
-                "actor": caller.actor,
-                "runs": orjson.dumps([rows[place] for place in places]).decode(),
-                "kept": timedelta(hours=engine.idempotency_hours),
-                "step": timedelta(seconds=engine.priority_step_seconds),
-            },
-        )
-    except DBAPIError as error:
-        raise requests.refused(error, rows) from error
-    by_id = {str(row["id"]): _as_it_is(row) for row in found}
-    by_key = {run.idempotency_key: run for run in by_id.values()}
-    accepted = [
-        Accepted(by_id.get(given["id"]) or by_key[given["idempotency_key"]], given["id"] not in by_id) for given in rows
-    ]
-    for one in accepted:
-        if not one.replayed:
-            run = one.run
-            db.notify(session, Change(run.tenant_id, run.id, run.state, 1, 0, run.created_at, run.queue))
-    _ring(session, [one.run for one in accepted if not one.replayed and one.run.state == RunState.QUEUED])
-    return accepted
 
 
 def _ring(session: Session, queued: list[Run]) -> None:

@@ -26,7 +26,7 @@ GROUPS = (
     f"query($n: Int, $a: String) {{ deadLetters(first: $n, after: $a) {{ nodes {{ {GROUP} }} edges {{ cursor }}"
     " pageInfo { hasNextPage endCursor } } }"
 )
-ADVANCE = "SELECT 1 FROM advance_bulk_action('main', %s, 500, interval '60 s')"
+ADVANCE = "SELECT 1 FROM advance_bulk_action('main', %s, 500, 1000000, interval '60 s')"
 
 
 @pytest.fixture(autouse=True)

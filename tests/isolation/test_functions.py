@@ -48,7 +48,7 @@ class Victim:
 def victim(installation: Installation, hands: Hands, other_tenant: Principal) -> Iterator[Victim]:
     """Checks afterwards that not one row of the other tenant has changed."""
     run, fence = hands.running(other_tenant)
-    hands.app.call("SELECT save_progress(%s, %s, 1, 2, 'half')", other_tenant.tenant, run)
+    hands.app.call("SELECT save_progress(%s, %s, %s, 1, 2, 'half')", other_tenant.tenant, run, fence)
     hands.app.call("SELECT begin_effect(%s, %s, %s, %s, %s)", other_tenant.tenant, run, fence, EFFECT, ids.new())
     made = Victim(other_tenant, run, fence, installation)
     before = made.state()
@@ -101,7 +101,11 @@ def test_anothers_effects_can_be_neither_begun_nor_answered_nor_forgotten(
 
 
 def test_anothers_progress_stays_what_it_was(victim: Victim, app: Ledger, tenant: Principal) -> None:
-    app.call("SELECT save_progress(%s, %s, 99, 100, 'ours')", tenant.tenant, victim.run)
+    app.call("SELECT save_progress(%s, %s, %s, 99, 100, 'ours')", tenant.tenant, victim.run, victim.fence)
+
+
+def test_who_was_replaced_leaves_the_progress_as_it_is(victim: Victim, app: Ledger) -> None:
+    app.call("SELECT save_progress(%s, %s, %s, 99, 100, 'late')", victim.principal.tenant, victim.run, victim.fence - 1)
 
 
 def test_anothers_attempt_cannot_be_reported_dead(victim: Victim, hands: Hands, tenant: Principal) -> None:
@@ -165,7 +169,7 @@ def test_what_was_refused_stays_noted(installation: Installation, app: Ledger) -
         "SELECT queue_runs('{}', '{}', NULL)",
         "SELECT rescue_runs('main', 1, 3, interval '0', 1)",
         "SELECT unrelease_runs('main', 1, '{}', '{}', '{}')",
-        "SELECT advance_bulk_action('main', 1, 1, interval '0')",
+        "SELECT advance_bulk_action('main', 1, 1, 1, interval '0')",
         "UPDATE bulk_actions SET pending = '{}'",
         "DELETE FROM bulk_actions",
         "SELECT new_id()",

@@ -37,6 +37,12 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Family]]:
     registry._bare_names.cache_clear()
 
 
+@pytest.mark.parametrize(("queue", "operator_only"), [(registry.OPERATOR_QUEUE, False), ("books", True)])
+def test_operators_tasks_alone_go_to_the_operators_queue(queue: str, operator_only: bool) -> None:
+    with pytest.raises(ValueError, match="is for operators' tasks"):
+        TaskDefinition("books.send", Input, "…", queue, operator_only=operator_only)
+
+
 def test_a_full_name_means_its_task(made_up: dict[str, Family]) -> None:
     assert registry.resolve("books.send", FAMILIES).name == "books.send"
 

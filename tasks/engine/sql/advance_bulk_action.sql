@@ -1,10 +1,11 @@
--- Carries out a portion of one bulk action, the one that has waited longest for its turn, for the leader of the shard.
--- Each portion is one transaction: it acts and moves on, or does neither. Waits for nobody: a run whose row is locked,
+-- Carries out a portion of one bulk action, of the tenant that has waited longest for its turn and there of the action
+-- that has, for the leader of the shard. A portion has so many runs at most, and of those that are retried so many bytes
+-- of arguments, but for a first one that is heavier. Each portion is one transaction: it acts and moves on, or does neither. Waits for nobody: a run whose row is locked,
 -- or whose lease its own step holds, is put behind the others. Returns the changes of state.
 --   done    what was cancelled or told to stop; what was retried
 --   failed  what could not be: it had ended, or had not; it had been retried; it is gone; its family is off, its tenant
 --           suspended, its task or its tenant drained
-CREATE OR REPLACE FUNCTION advance_bulk_action(p_shard text, p_epoch bigint, p_limit int, p_step interval)
+CREATE OR REPLACE FUNCTION advance_bulk_action(p_shard text, p_epoch bigint, p_limit int, p_bytes bigint, p_step interval)
 RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
@@ -22,9 +23,20 @@ BEGIN
   SELECT a.tenant_id, a.id, a.kind, a.actor_kind, a.actor,
          coalesce(a.pending[a.position + 1 : a.position + p_limit], '{}') AS runs INTO v_action
   FROM bulk_actions a WHERE a.finished_at IS NULL
-  ORDER BY a.advanced_at, a.id LIMIT 1 FOR UPDATE SKIP LOCKED;
+  ORDER BY (SELECT max(o.advanced_at) FROM bulk_actions o WHERE o.tenant_id = a.tenant_id AND o.finished_at IS NULL),
+           a.advanced_at, a.id
+  LIMIT 1 FOR UPDATE SKIP LOCKED;
   IF NOT FOUND THEN
     RETURN;
+  END IF;
+  IF v_action.kind = 'RETRY' THEN
+    v_action.runs := ARRAY(
+      SELECT w.id FROM (
+        SELECT u.id, u.place, sum(pg_column_size(r.args)) OVER (ORDER BY u.place) AS bytes
+        FROM unnest(v_action.runs) WITH ORDINALITY AS u(id, place)
+        LEFT JOIN runs r ON r.tenant_id = v_action.tenant_id AND r.id = u.id
+      ) w
+      WHERE w.place = 1 OR coalesce(w.bytes, 0) <= p_bytes ORDER BY w.place);
   END IF;
   v_held := ARRAY(SELECT r.id FROM runs r WHERE r.tenant_id = v_action.tenant_id AND r.id = ANY (v_action.runs)
                   FOR UPDATE SKIP LOCKED);
@@ -92,5 +104,5 @@ BEGIN
   WHERE a.tenant_id = v_action.tenant_id AND a.id = v_action.id
     AND (a.done + a.failed >= a.total OR v_over);
 END $$;
-REVOKE ALL ON FUNCTION advance_bulk_action(text, bigint, int, interval) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION advance_bulk_action(text, bigint, int, interval) TO tenantry_system;
+REVOKE ALL ON FUNCTION advance_bulk_action(text, bigint, int, bigint, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION advance_bulk_action(text, bigint, int, bigint, interval) TO tenantry_system;

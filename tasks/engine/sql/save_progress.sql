@@ -1,13 +1,14 @@
--- How far a run says it is.
+-- How far a run says it is, under the fence that it still has.
 CREATE OR REPLACE FUNCTION save_progress(
-  p_tenant uuid, p_run uuid, p_current double precision, p_total double precision, p_message text
+  p_tenant uuid, p_run uuid, p_fence bigint, p_current double precision, p_total double precision, p_message text
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('app.tenant_id', p_tenant::text, true), set_config('synchronous_commit', 'off', true);
   INSERT INTO run_progress AS p (tenant_id, run_id, current, total, message)
-  VALUES (p_tenant, p_run, p_current, p_total, p_message)
+  SELECT r.tenant_id, r.id, p_current, p_total, p_message FROM runs r
+  WHERE r.tenant_id = p_tenant AND r.id = p_run AND r.fence = p_fence
   ON CONFLICT (tenant_id, run_id) DO UPDATE
     SET current = excluded.current, total = excluded.total, message = excluded.message, at = clock_timestamp();
 END $$;
-REVOKE ALL ON FUNCTION save_progress(uuid, uuid, double precision, double precision, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION save_progress(uuid, uuid, double precision, double precision, text) TO tenantry_app;
+REVOKE ALL ON FUNCTION save_progress(uuid, uuid, bigint, double precision, double precision, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION save_progress(uuid, uuid, bigint, double precision, double precision, text) TO tenantry_app;

@@ -8,15 +8,19 @@ from typing import Any, NoReturn
 import pytest
 from sqlalchemy import text
 
-from tasks.engine import runs
+from tasks.engine import limits, runs
+from tasks.engine.admission import LimitKind
 from tasks.engine.board import Reason
 from tasks.engine.context import RunContext
 from tasks.engine.execute import Ending
+from tasks.engine.limits import LimitRequest
 from tasks.engine.models import Run
 from tasks.engine.outcomes import Busy, Cancel, Fail, RetryLater, Snooze, TimeLimitExceeded, WaitFor
 from tasks.families.diagnostics import service
 from tasks.registry import RetryPolicy
+from tenants import ids
 from tenants.context import Principal
+from tenants.errors import TenantryError
 from tests.support.attempts import Attempts, Body
 from tests.support.hands import Hands
 from tests.support.installations import Installation
@@ -357,6 +361,92 @@ def test_time_is_extended_by_some_time(
     error = installation.run(tenant, run).error
     assert error is not None
     assert "extended by more than 0 seconds" in error["message"]
+
+
+def test_what_a_task_triggers_is_accepted_with_its_end_and_holds_up_nobody_before(
+    installation: Installation, tenant: Principal, attempts: Attempts
+) -> None:
+    installation.write(tenant, limits.put, LimitRequest("some", LimitKind.BACKLOG, 3))
+    made: list[str] = []
+
+    def body(ctx: RunContext) -> None:
+        made.append(ctx.trigger("echo", {"value": 1}))
+        made.append(ctx.trigger("diagnostics.echo", {"value": 2}, delay_seconds=3600))
+        for given in ({"value": 1, "other": 1}, {"value": 1}):
+            with pytest.raises(TenantryError):
+                ctx.trigger("diagnostics.echo", given, queue="nowhere")
+        installation.write(tenant, runs.cancel, installation.trigger(tenant, "diagnostics.echo"))
+
+    run = attempts.accept(tenant)
+    assert attempts.perform(tenant, run, body) is Ending.SUCCEEDED
+    kept = [installation.run(tenant, ids.read("run", shown)) for shown in made]
+    assert [(one.args, one.state, one.actor_kind) for one in kept] == [
+        ({"value": 1}, "QUEUED", "RUN"),
+        ({"value": 2}, "SCHEDULED", "RUN"),
+    ]
+
+
+@pytest.mark.parametrize("most", [1, 10], ids=["no room", "failed"])
+def test_what_a_task_triggers_is_not_accepted_where_the_task_does_not_end_well(
+    installation: Installation, tenant: Principal, attempts: Attempts, most: int
+) -> None:
+    installation.write(tenant, limits.put, LimitRequest("some", LimitKind.BACKLOG, most))
+
+    def body(ctx: RunContext) -> None:
+        service.mark(ctx.session, "k", "v", ctx.run, ctx.attempt)
+        for _ in range(2):
+            ctx.trigger("diagnostics.echo")
+        if most > 2:
+            raise ValueError
+
+    run = attempts.accept(tenant)
+    attempts.perform(tenant, run, body)
+    found, _, marks = _settled(installation, tenant, run)
+    assert found.error is not None
+    assert (found.state, found.error["type"], marks) == ("SCHEDULED", "QuotaExceeded" if most == 1 else "ValueError", 0)
+    assert installation.rows("SELECT count(*) FROM runs WHERE tenant_id = %s", str(tenant.tenant)) == [(1,)]
+
+
+def test_a_tenants_task_has_no_door_to_other_tenants(
+    installation: Installation, tenant: Principal, attempts: Attempts
+) -> None:
+    def body(ctx: RunContext) -> None:
+        assert ctx.system
+
+    run = attempts.accept(tenant)
+    assert attempts.perform(tenant, run, body) is Ending.FAILED
+    found = installation.run(tenant, run)
+    assert found.error is not None
+    assert found.error["message"] == "This task is not for operators only."
+
+
+def test_who_was_told_that_it_is_replaced_settles_nothing(
+    installation: Installation, tenant: Principal, attempts: Attempts
+) -> None:
+    def body(ctx: RunContext) -> None:
+        [slot] = attempts.board.active()
+        attempts.board.give_reason(slot, Reason.FENCED)
+        ctx.checkpoint()
+
+    run = attempts.accept(tenant)
+    assert attempts.perform(tenant, run, body) is Ending.IGNORE
+    assert installation.states(run)[-1] == "RUNNING"
+
+
+def test_a_signal_that_comes_after_the_task_has_noticed_interrupts_nothing_more(
+    installation: Installation, tenant: Principal, attempts: Attempts
+) -> None:
+    def body(ctx: RunContext) -> None:
+        [slot] = attempts.board.active()
+        attempts.board.give_reason(slot, Reason.CANCELLED)
+        try:
+            ctx.checkpoint()
+        finally:
+            ctx.interrupt()
+
+    run = attempts.accept(tenant)
+    attempts.perform(tenant, run, body)
+    assert installation.run(tenant, run).state == "CANCELLED"
 
 
 def _done_outside(done: list[str], answer: int = 1) -> Body:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 from uuid import RFC_4122, UUID
 
+import orjson
 import psycopg2
 import pytest
 from psycopg2 import extensions
@@ -28,7 +30,8 @@ from tests.support.installations import Installation
 
 S = RunState
 STEP = timedelta(seconds=60)
-ADVANCE = "SELECT * FROM advance_bulk_action(%s, %s, %s, %s)"
+ADVANCE = "SELECT * FROM advance_bulk_action(%s, %s, %s, %s, %s)"
+BYTES = 1_000_000
 BOOM = {"type": "Boom", "message": "no", "retryable": True}
 
 
@@ -46,8 +49,8 @@ class Desk:
     def count(self, kind: ActionKind, wanted: RunFilter | None = None) -> int:
         return self.installation.write(self.tenant, bulk_actions.count, kind, wanted or RunFilter())
 
-    def advance(self, portion: int = 500) -> list[Change]:
-        return changes(self.hands.system.call(ADVANCE, SHARD, self.hands.epoch, portion, STEP))
+    def advance(self, portion: int = 500, portion_bytes: int = BYTES) -> list[Change]:
+        return changes(self.hands.system.call(ADVANCE, SHARD, self.hands.epoch, portion, portion_bytes, STEP))
 
     def look(self, action: BulkAction) -> tuple[int, int, int, bool]:
         """Total, done, failed, and whether it is finished."""
@@ -342,7 +345,7 @@ def test_a_portion_that_is_not_committed_neither_loses_nor_doubles_anything(desk
     for committed in (3, 6, 9):
         desk.advance(portion=3)
         with desk.session(system=True) as killed, killed.cursor() as cursor:
-            cursor.execute(ADVANCE, (SHARD, desk.hands.epoch, 3, STEP))
+            cursor.execute(ADVANCE, (SHARD, desk.hands.epoch, 3, BYTES, STEP))
             assert cursor.rowcount == min(3, 10 - committed)
             killed.close()  # As when its process dies.
         assert desk.look(action) == (10, committed, 0, False)
@@ -364,7 +367,7 @@ def test_two_dispatchers_on_one_action_do_each_portion_once(desk: Desk) -> None:
             connection.autocommit = True
             ready.wait()
             for _ in range(40):
-                cursor.execute(ADVANCE, (SHARD, desk.hands.epoch, 1, STEP))
+                cursor.execute(ADVANCE, (SHARD, desk.hands.epoch, 1, BYTES, STEP))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -382,8 +385,8 @@ def test_two_actions_on_the_same_runs_at_once_retry_each_once(desk: Desk) -> Non
     actions = [desk.begin(ActionKind.RETRY, wanted) for _ in range(2)]
     with desk.session(system=True) as one, desk.session(system=True) as other:
         with one.cursor() as first, other.cursor() as second:
-            first.execute(ADVANCE, (SHARD, desk.hands.epoch, 10, STEP))
-            second.execute(ADVANCE, (SHARD, desk.hands.epoch, 10, STEP))
+            first.execute(ADVANCE, (SHARD, desk.hands.epoch, 10, BYTES, STEP))
+            second.execute(ADVANCE, (SHARD, desk.hands.epoch, 10, BYTES, STEP))
             assert (first.rowcount, second.rowcount) == (10, 0)
         one.commit()
         other.commit()
@@ -398,7 +401,7 @@ def test_a_dispatcher_whose_lead_is_over_carries_nothing_out(desk: Desk) -> None
     run = desk.in_state(S.QUEUED)
     action = desk.begin(ActionKind.CANCEL)
     with pytest.raises(NotLeading):
-        desk.hands.system.call(ADVANCE, SHARD, desk.hands.epoch - 1, 500, STEP)
+        desk.hands.system.call(ADVANCE, SHARD, desk.hands.epoch - 1, 500, BYTES, STEP)
     assert desk.installation.states(run) == ["QUEUED"]
     assert desk.look(action) == (1, 0, 0, False)
     assert desk.finish(action) == (1, 1, 0)
@@ -416,6 +419,37 @@ def test_a_huge_action_takes_turns_with_the_others(desk: Desk, other_tenant: Pri
     assert theirs.look(small) == (1, 1, 0, True)
     assert desk.look(huge) == (9, 1, 0, False)
     assert desk.finish(huge, portion=1) == (9, 9, 0)
+
+
+def test_a_portion_of_retries_weighs_so_much_and_no_more_but_for_one_that_is_heavier(desk: Desk) -> None:
+    sizes = [10, 4000, 10, 10, 10]
+    for number, size in enumerate(sizes):
+        [run] = desk.die(1)
+        noise = "".join(sha256(f"{number} {at}".encode()).hexdigest() for at in range(size // 64 + 1))
+        desk.installation.rows(
+            "UPDATE runs SET args = %s WHERE id = %s", orjson.dumps({"value": noise}).decode(), str(run)
+        )
+    action = desk.begin(ActionKind.RETRY)
+    portions = []
+    while not desk.look(action)[3]:
+        portions.append(len(desk.advance(portion=3, portion_bytes=1000)))
+    assert portions == [1, 1, 3]
+
+
+def test_a_tenant_has_no_more_turns_for_having_more_actions(desk: Desk, other_tenant: Principal) -> None:
+    for _ in range(8):
+        desk.in_state(S.QUEUED)
+    many = [desk.begin(ActionKind.CANCEL) for _ in range(4)]
+    theirs = Desk(desk.installation, desk.hands, other_tenant)
+    for _ in range(4):
+        theirs.in_state(S.QUEUED)
+    one = theirs.begin(ActionKind.CANCEL)
+    for _ in range(7):
+        desk.advance(portion=1)
+    assert theirs.look(one)[1] >= 3
+    theirs.finish(one)
+    for action in many:
+        desk.finish(action)
 
 
 def test_a_sweep_gives_actions_so_much_of_its_time_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from tasks.engine import runs, switches
 from tasks.engine.lines import Candidate, Line
 from tasks.engine.publish import Bell
 from tasks.engine.runs import Accepted, TriggerRequest
+from tasks.registry import OPERATOR_QUEUE
 from tenants import db, ids
 from tenants.context import ActorKind, Principal, Scope
 from tenants.errors import Conflict, Forbidden, InvalidInput, TenantryError, TenantSuspended, UnknownTask
@@ -308,6 +309,7 @@ class TestTimes:
             ({"priority": -1}, "priority"),
             ({"priority": 10}, "priority"),
             ({"queue": "nowhere"}, "queue"),
+            ({"queue": OPERATOR_QUEUE}, "queue"),
             ({"concurrency_key": ""}, "concurrencyKey"),
             ({"concurrency_key": "x" * 256}, "concurrencyKey"),
         ],
