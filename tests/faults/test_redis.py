@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import redis
@@ -79,6 +80,10 @@ def _succeeded(installation: Installation) -> int:
     return int(count)
 
 
+def _more_have_succeeded(installation: Installation, than: int) -> bool:
+    return _succeeded(installation) > than
+
+
 def _waits_for_messages(server: Server) -> bool:
     """Whether a worker consumes."""
     with closing(redis.Redis.from_url(server.address)) as client:
@@ -112,6 +117,21 @@ def test_nothing_is_lost_or_doubled_and_work_goes_on_at_once(
         ended = installation.ended(tenant, run)
         assert (ended.state, ended.crashes) == ("SUCCEEDED", 0)
     assert_invariants(installation)
+
+
+def test_row_24_redis_is_flushed_in_the_middle_of_many_runs(
+    installation: Installation, tenant: Principal, server: Server, tier: Tier
+) -> None:
+    installation.start_dispatcher()
+    installation.start_worker(concurrency=2)
+    number = tier(200, 2000)
+    for first in range(0, number, 1000):
+        installation.trigger_many(tenant, [WRITE] * min(1000, number - first))
+    for done in (number // 4, number // 2):
+        eventually(partial(_more_have_succeeded, installation, done), 60)
+        _flushed(server)
+    assert _succeeded(installation) < number
+    assert_invariants(installation, 120)
 
 
 def test_row_22_runs_are_accepted_while_redis_is_away_and_start_when_it_is_back(
