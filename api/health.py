@@ -20,7 +20,7 @@ from tenants import db
 
 _SECONDS = 2.0
 _ONE = select(1)
-_LEADER = select(DispatcherLeader.shard).where(figures.leading()).limit(1)
+_LEADER = select(DispatcherLeader.holder).where(figures.leading())
 
 
 @dataclass(frozen=True, slots=True)

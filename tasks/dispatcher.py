@@ -1,6 +1,6 @@
 """The dispatcher: decides what starts next, and repairs what was lost. `celery beat` runs it; any number may run.
 
-One leads a shard at a time. A round listens for bells, and releases as much as the live workers can start now; a sweep
+One leads at a time. A round listens for bells, and releases as much as the live workers can start now; a sweep
 twice a second finds what bells lost, what is due, what was never claimed and what died.
 """
 
@@ -21,7 +21,7 @@ from celery.beat import Scheduler as BeatScheduler
 
 from tasks.engine import bulk_actions, grants, publish, waiting
 from tasks.engine.costs import Costs
-from tasks.engine.ledger import Change, Ledger, NotLeading, changes
+from tasks.engine.ledger import SHARD, Change, Ledger, NotLeading, changes
 from tasks.engine.publish import Notice
 from tasks.engine.release import Releases
 from tenants import ids, names, roles, settings, system
@@ -41,7 +41,7 @@ _PARTITIONS_AHEAD_DAYS = 30
 
 
 class Dispatcher:
-    """Releases runs, as long as it leads its shard.
+    """Releases runs, as long as it leads.
 
     Args:
         current: the installation's settings.
@@ -102,7 +102,7 @@ class Dispatcher:
         if self._in_round:
             return  # In a signal's handler: beat closes again once it has left the round, whose connection is in use.
         try:
-            self._ledger.call("SELECT resign(%s, %s)", self._engine.shard, self._holder)
+            self._ledger.call("SELECT resign(%s, %s)", SHARD, self._holder)
         except psycopg2.Error:
             log.warning("leadership_not_resigned")
         self._ledger.close()
@@ -111,12 +111,10 @@ class Dispatcher:
     def _lead(self, now: float) -> None:
         """Take or keep the leadership."""
         term = self._engine.leadership_seconds
-        epoch = self._ledger.call(
-            "SELECT take_lead(%s, %s, %s)", self._engine.shard, self._holder, timedelta(seconds=term)
-        )
+        epoch = self._ledger.call("SELECT take_lead(%s, %s, %s)", SHARD, self._holder, timedelta(seconds=term))
         found = epoch[0][0] if epoch else None
         if found is not None and found != self._epoch:
-            log.info("leading", shard=self._engine.shard, epoch=found)
+            log.info("leading", epoch=found)
             self._releases = Releases(self._ledger, self._broker, self._engine, found, self._costs)
             self._sweep_next = 0.0
         elif found is None and self._epoch is not None:
@@ -133,7 +131,7 @@ class Dispatcher:
         self._lead_next = time.monotonic() + self._engine.sweep_seconds
 
     def _step_down(self) -> None:
-        log.info("not_leading", shard=self._engine.shard)
+        log.info("not_leading")
         self._epoch = self._releases = None
 
     def _pause(self, now: float) -> float:
@@ -206,7 +204,7 @@ class Dispatcher:
     def _advance(self) -> list[Change]:
         """Carry bulk actions on; one that fails does not keep everything else from its turn."""
         try:
-            return bulk_actions.advance(self._ledger, self._engine.shard, self._epoch, self._step)
+            return bulk_actions.advance(self._ledger, self._epoch, self._step)
         except psycopg2.Error:
             log.exception("bulk_actions_failed")
             return []
@@ -231,7 +229,7 @@ class Dispatcher:
         return max(seconds, 0.0)
 
     def _change(self, statement: str, *values: Any) -> list[Change]:
-        return changes(self._ledger.call(statement, self._engine.shard, self._epoch, *values))
+        return changes(self._ledger.call(statement, SHARD, self._epoch, *values))
 
     def _tell(self, notices: Sequence[Notice]) -> None:
         """Tell the tenants' streams what changed, best effort."""

@@ -153,7 +153,6 @@ class Engine(BaseModel):
     idempotency_hours: float = Field(24.0, gt=0)
     bulk_size: int = Field(1000, ge=1)
     retention_days: float = Field(30.0, gt=0)
-    shard: str = "main"
     grant_keys: KeyRing = Field(default_factory=dict)
 
     @field_validator("hard_limit_seconds")

@@ -152,7 +152,7 @@ def _workers(connection: Connection) -> Iterator[Finding]:
 
 
 def _dispatcher(connection: Connection) -> Iterator[Finding]:
-    leaders = select(DispatcherLeader.holder).where(figures.leading()).order_by(DispatcherLeader.shard)
+    leaders = select(DispatcherLeader.holder).where(figures.leading())
     holder = connection.scalar(leaders)
     if holder is None:
         yield Finding("dispatcher", "none leads, so nothing starts", f"{_UP}: beat")

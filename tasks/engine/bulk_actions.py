@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from tasks import registry
 from tasks.engine import dead_letters, filters
 from tasks.engine.filters import RunFilter
-from tasks.engine.ledger import Change, Ledger, changes
+from tasks.engine.ledger import SHARD, Change, Ledger, changes
 from tasks.engine.models import BulkAction, Run
 from tasks.engine.states import TERMINAL, RunState
 from tenants import context, ids
@@ -124,7 +124,7 @@ def get(session: Session, action_id: UUID) -> BulkAction:
     return found
 
 
-def advance(ledger: Ledger, shard: str, epoch: int | None, step: timedelta) -> list[Change]:
+def advance(ledger: Ledger, epoch: int | None, step: timedelta) -> list[Change]:
     """Carry out some portions of the actions of all tenants, in turn, within a twentieth of a second or a little more.
 
     Returns what has changed.
@@ -133,13 +133,13 @@ def advance(ledger: Ledger, shard: str, epoch: int | None, step: timedelta) -> l
         step: the head start of one step of priority.
 
     Raises:
-        NotLeading: another dispatcher leads the shard now.
+        NotLeading: another dispatcher leads now.
     """
     until = time.monotonic() + _SECONDS
     moved: list[Change] = []
     [(vain,)] = ledger.call("SELECT count(*) FROM bulk_actions WHERE finished_at IS NULL")
     while vain > 0:
-        rows = ledger.call(_ADVANCE, shard, epoch, _PORTION, _PORTION_BYTES, step)
+        rows = ledger.call(_ADVANCE, SHARD, epoch, _PORTION, _PORTION_BYTES, step)
         moved += changes(rows)
         vain -= not rows  # What holds one of them up must not hold up the next.
         if time.monotonic() >= until:

@@ -95,5 +95,5 @@ def alive() -> ColumnElement[bool]:
 
 
 def leading() -> ColumnElement[bool]:
-    """Whether a dispatcher's leadership of its shard still holds."""
+    """Whether a dispatcher's leadership still holds."""
     return DispatcherLeader.expires_at > func.clock_timestamp()

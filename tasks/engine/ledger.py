@@ -28,11 +28,13 @@ Holding = tuple[UUID, int]
 FENCED = "TN010"
 NOT_LEADING = "TN011"
 CANCELLED = "TN012"
+SHARD = "main"
+"""What dispatchers take the lead of: all runs are of the one shard."""
 _LONGEST_NOTE = 2000
 
 
 class NotLeading(Exception):
-    """Another dispatcher leads the shard now."""
+    """Another dispatcher leads now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from tasks.engine.admission import Admission
 from tasks.engine.costs import Costs
 from tasks.engine.fairness import FairOrder
 from tasks.engine.fleet import Fleet, Flight, Pool
-from tasks.engine.ledger import Change, Ledger
+from tasks.engine.ledger import SHARD, Change, Ledger
 from tasks.engine.lines import Candidate, Line
 from tasks.engine.messages import Release
 from tasks.engine.publish import Bell, Ended
@@ -277,7 +277,7 @@ class Releases:
         arrivals = self._admission.arrivals(candidate.line for candidate in picked)
         rows = self._ledger.call(
             "SELECT * FROM release_runs(%s, %s, %s, %s, %s, %s, %s, %s)",
-            self._engine.shard,
+            SHARD,
             self._epoch,
             [candidate.line.tenant for candidate in picked],
             [candidate.run for candidate in picked],
@@ -334,7 +334,7 @@ class Releases:
             return
         self._ledger.call(
             "SELECT unrelease_runs(%s, %s, %s, %s, %s)",
-            self._engine.shard,
+            SHARD,
             self._epoch,
             [one.line.tenant for one in refused],
             [one.candidate.run for one in refused],

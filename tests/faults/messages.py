@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from tasks.engine import grants, messages
 from tasks.engine.grants import Grant
-from tasks.engine.ledger import Ledger
+from tasks.engine.ledger import SHARD, Ledger
 from tasks.engine.messages import Release
 from tenants import ids
 from tests.support.installations import Installation
@@ -38,21 +38,20 @@ class Pen:
 
 
 class StandIn(Pen):
-    """Leads the shard in place of a dispatcher, and only when told."""
+    """Leads in place of a dispatcher, and only when told."""
 
     def __init__(self, installation: Installation) -> None:
         super().__init__(installation)
         self._installation = installation
         settings = installation.settings
-        self._shard = settings.engine.shard
         self._ledger = Ledger(installation.addresses.system, settings.engine, application="tests")
-        ((self._epoch,),) = self._ledger.call("SELECT take_lead(%s, 'tests', %s)", self._shard, timedelta(hours=1))
+        ((self._epoch,),) = self._ledger.call("SELECT take_lead(%s, 'tests', %s)", SHARD, timedelta(hours=1))
 
     def release(self, run: UUID) -> Release:
         """Release one waiting run without sending its message."""
         ((tenant, task, queue, fence),) = self._ledger.call(
             "SELECT tenant_id, task, queue, fence FROM release_runs(%s, %s, %s, %s)",
-            self._shard,
+            SHARD,
             self._epoch,
             [self._installation.accepted[run]],
             [run],
@@ -71,7 +70,7 @@ class StandIn(Pen):
 
     def resign(self) -> None:
         """Let a dispatcher lead."""
-        self._ledger.call("SELECT resign(%s, 'tests')", self._shard)
+        self._ledger.call("SELECT resign(%s, 'tests')", SHARD)
         self._ledger.close()
 
 

@@ -6,13 +6,12 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from tasks.engine.ledger import Change, Claim, Ledger, Settlement, changes
+from tasks.engine.ledger import SHARD, Change, Claim, Ledger, Settlement, changes
 from tenants.context import Principal
 from tenants.settings import Engine
 from tests.support.installations import Installation
 
 WORKER = "w1@by-hand"
-SHARD = "main"
 
 
 class Hands:

@@ -27,7 +27,7 @@ _CANCEL_ALL = "UPDATE runs SET state = 'CANCELLED' WHERE state IN ('QUEUED', 'SC
 
 @pytest.fixture
 def dispatcher(installation: Installation) -> Iterator[Dispatcher]:
-    """To lead the shard, where nothing waits and no worker is."""
+    """To lead, where nothing waits and no worker is."""
     installation.rows(_CANCEL_ALL)
     installation.rows("DELETE FROM workers")
     installation.rows("UPDATE dispatcher_leader SET expires_at = now()")

@@ -19,13 +19,13 @@ from tasks.engine import bulk_actions, dead_letters, limits, runs, switches
 from tasks.engine.admission import LimitKind
 from tasks.engine.bulk_actions import ActionKind
 from tasks.engine.filters import RunFilter
-from tasks.engine.ledger import SETTLE, Change, NotLeading, Settlement, changes, settle_values
+from tasks.engine.ledger import SETTLE, SHARD, Change, NotLeading, Settlement, changes, settle_values
 from tasks.engine.models import BulkAction
 from tasks.engine.states import TERMINAL, RunState
 from tenants import ids
 from tenants.context import ActorKind, Principal
 from tenants.errors import Forbidden, NotFound, QuotaExceeded
-from tests.support.hands import SHARD, Hands
+from tests.support.hands import Hands
 from tests.support.installations import Installation
 
 S = RunState
@@ -286,7 +286,7 @@ def test_an_action_that_can_not_go_on_holds_up_no_other(
     with desk.session() as holding, holding.cursor() as cursor:
         cursor.execute("SELECT set_config('app.tenant_id', %s, true)", (str(desk.tenant.tenant),))
         cursor.execute("SELECT 1 FROM runs WHERE id = %s FOR UPDATE", (str(letter),))
-        bulk_actions.advance(desk.hands.system, SHARD, desk.hands.epoch, STEP)
+        bulk_actions.advance(desk.hands.system, desk.hands.epoch, STEP)
         assert theirs.look(action) == (2, 2, 0, True)
         assert not any(desk.look(one)[3] for one in stuck)
     for one in stuck:
@@ -458,10 +458,10 @@ def test_a_sweep_gives_actions_so_much_of_its_time_and_no_more(desk: Desk, monke
     for _ in range(5):
         desk.in_state(S.QUEUED)
     action = desk.begin(ActionKind.CANCEL)
-    moved = bulk_actions.advance(desk.hands.system, SHARD, desk.hands.epoch, STEP)
+    moved = bulk_actions.advance(desk.hands.system, desk.hands.epoch, STEP)
     assert (len(moved), desk.look(action)) == (2, (5, 2, 0, False))
     monkeypatch.setattr(bulk_actions, "_SECONDS", 60.0)
-    moved = bulk_actions.advance(desk.hands.system, SHARD, desk.hands.epoch, STEP)
+    moved = bulk_actions.advance(desk.hands.system, desk.hands.epoch, STEP)
     assert (len(moved), desk.look(action)) == (3, (5, 5, 0, True))
 
 
