@@ -39,7 +39,6 @@ class Attempt:
     run: UUID
     fence: int
     definition: TaskDefinition[Any]
-    queue: str
     number: int
     max_attempts: int
     sequence: int

@@ -105,7 +105,6 @@ def _attempt(
         run=grant.run,
         fence=grant.fence,
         definition=definition,
-        queue=grant.queue,
         number=claim.attempt,
         max_attempts=claim.max_attempts,
         sequence=claim.sequence,

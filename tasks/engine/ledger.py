@@ -46,7 +46,6 @@ class Claim:
     max_attempts: int
     args: dict[str, Any]
     effects_of: UUID
-    trace: str | None
     at: datetime
     held: bool
 
@@ -145,8 +144,8 @@ class Ledger:
         )
         if not rows:
             return None
-        verdict, sequence, attempt, max_attempts, args, effects_of, trace, at = rows[0]
-        return Claim(sequence, attempt, max_attempts, args or {}, effects_of, trace, at, verdict == "held")
+        verdict, sequence, attempt, max_attempts, args, effects_of, at = rows[0]
+        return Claim(sequence, attempt, max_attempts, args or {}, effects_of, at, verdict == "held")
 
     def settle(self, tenant: UUID, run: UUID, fence: int, settlement: Settlement) -> Change:
         """End an attempt that holds no session.
@@ -237,7 +236,7 @@ def settled(tenant: UUID, run: UUID, row: Sequence[Any], *, alone: bool = True) 
     Raises:
         Fenced: it was settled before, by a transaction that held other work.
     """
-    state, sequence, attempt, _, at, replayed = row
+    state, sequence, attempt, at, replayed = row
     if replayed and not alone:
         raise Fenced("fenced: settled before")
     return Change(tenant, run, state, sequence, attempt, at)

@@ -106,7 +106,6 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
         "digest": _digest(definition.name, args) if request.idempotency_key is not None else None,
         "origin_id": str(origin) if origin else None,
         "effects_of": None,
-        "trace": None,
     }
 
 

@@ -7,7 +7,7 @@
 CREATE OR REPLACE FUNCTION claim_run(
   p_tenant uuid, p_run uuid, p_fence bigint, p_task text, p_worker text, p_lease interval, p_hard interval,
   p_token uuid
-) RETURNS TABLE (verdict text, sequence int, attempt int, max_attempts int, args jsonb, origin uuid, trace text,
+) RETURNS TABLE (verdict text, sequence int, attempt int, max_attempts int, args jsonb, origin uuid,
                  claimed_at timestamptz)
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
@@ -26,8 +26,7 @@ BEGIN
   WHERE r.tenant_id = p_tenant AND r.id = p_run AND r.state = 'RELEASED' AND r.fence = p_fence AND r.task = p_task
   RETURNING r.* INTO v_run;
   IF NOT FOUND THEN
-    RETURN QUERY SELECT 'claimed', r.sequence, r.attempt, r.max_attempts, r.args, coalesce(r.effects_of, r.id), r.trace,
-                        v_now
+    RETURN QUERY SELECT 'claimed', r.sequence, r.attempt, r.max_attempts, r.args, coalesce(r.effects_of, r.id), v_now
     FROM run_leases l JOIN runs r ON r.tenant_id = l.tenant_id AND r.id = l.run_id
     WHERE l.tenant_id = p_tenant AND l.run_id = p_run AND l.fence = p_fence AND l.token = p_token
       AND l.expires_at > v_now;
@@ -35,14 +34,13 @@ BEGIN
   END IF;
   PERFORM record_event(p_tenant, p_run, v_run.sequence, v_run.state, v_run.attempt, v_held);
   IF v_held IS NOT NULL THEN
-    RETURN QUERY SELECT 'held', v_run.sequence, v_run.attempt, v_run.max_attempts, NULL::jsonb, NULL::uuid, NULL::text,
-                        v_now;
+    RETURN QUERY SELECT 'held', v_run.sequence, v_run.attempt, v_run.max_attempts, NULL::jsonb, NULL::uuid, v_now;
     RETURN;
   END IF;
   INSERT INTO run_leases (tenant_id, run_id, fence, queue, worker, token, expires_at, deadline_at)
   VALUES (p_tenant, p_run, p_fence, v_run.queue, p_worker, p_token, v_now + p_lease, v_now + p_hard);
   RETURN QUERY SELECT 'claimed', v_run.sequence, v_run.attempt, v_run.max_attempts, v_run.args,
-                      coalesce(v_run.effects_of, v_run.id), v_run.trace, v_now;
+                      coalesce(v_run.effects_of, v_run.id), v_now;
 END $$;
 REVOKE ALL ON FUNCTION claim_run(uuid, uuid, bigint, text, text, interval, interval, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION claim_run(uuid, uuid, bigint, text, text, interval, interval, uuid) TO tenantry_app;

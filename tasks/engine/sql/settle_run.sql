@@ -17,8 +17,7 @@ GRANT EXECUTE ON FUNCTION too_late(jsonb, timestamptz, timestamptz) TO tenantry_
 CREATE OR REPLACE FUNCTION settle_run(
   p_tenant uuid, p_run uuid, p_fence bigint, p_state text, p_result jsonb, p_error jsonb, p_event text,
   p_delay double precision, p_give_back boolean, p_note text, p_step interval
-) RETURNS TABLE (state text, sequence int, attempt int, worker_seconds double precision, settled_at timestamptz,
-                 replayed boolean)
+) RETURNS TABLE (state text, sequence int, attempt int, settled_at timestamptz, replayed boolean)
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
@@ -34,8 +33,7 @@ BEGIN
   END IF;
   IF v_before.state <> 'RUNNING' THEN
     IF v_before.state = p_state OR v_before.state = 'CANCELLED' THEN
-      RETURN QUERY SELECT v_before.state, v_before.sequence, v_before.attempt, v_before.worker_seconds, v_now,
-                          true;
+      RETURN QUERY SELECT v_before.state, v_before.sequence, v_before.attempt, v_now, true;
       RETURN;
     END IF;
     RAISE EXCEPTION 'fenced: not running' USING ERRCODE = 'TN010';
@@ -71,7 +69,7 @@ BEGIN
   IF NOT FOUND THEN
     RAISE EXCEPTION 'fenced: lease expired' USING ERRCODE = 'TN010';
   END IF;
-  RETURN QUERY SELECT v_run.state, v_run.sequence, v_run.attempt, v_run.worker_seconds, v_now, false;
+  RETURN QUERY SELECT v_run.state, v_run.sequence, v_run.attempt, v_now, false;
 END $$;
 REVOKE ALL ON FUNCTION settle_run(uuid, uuid, bigint, text, jsonb, jsonb, text, double precision, boolean, text, interval)
   FROM PUBLIC;

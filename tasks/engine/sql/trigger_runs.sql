@@ -70,18 +70,17 @@ BEGIN
   RETURN QUERY
   WITH made AS (
     INSERT INTO runs (tenant_id, id, task, queue, args, priority, rank, state, max_attempts, concurrency_key,
-                      idempotency_key, actor_kind, actor, origin_id, effects_of, trace, created_at, available_at,
-                      retry_until)
+                      idempotency_key, actor_kind, actor, origin_id, effects_of, created_at, available_at, retry_until)
     SELECT p_tenant, r.id, r.task, r.queue, r.args, r.priority, due - r.priority * p_step,
            CASE WHEN due > v_now THEN 'SCHEDULED' ELSE 'QUEUED' END, r.max_attempts, r.concurrency_key,
-           r.idempotency_key, p_actor_kind, p_actor, r.origin_id, r.effects_of, r.trace, v_now, due,
+           r.idempotency_key, p_actor_kind, p_actor, r.origin_id, r.effects_of, v_now, due,
            v_now + make_interval(secs => r.max_elapsed)
     FROM ROWS FROM (jsonb_to_recordset(p_runs) AS (
       id uuid, task text, queue text, args jsonb, priority smallint, max_attempts int, max_elapsed double precision,
       delay double precision, available_at timestamptz, concurrency_key text, idempotency_key text,
-      origin_id uuid, effects_of uuid, trace text)) WITH ORDINALITY AS r (
+      origin_id uuid, effects_of uuid)) WITH ORDINALITY AS r (
       id, task, queue, args, priority, max_attempts, max_elapsed, delay, available_at, concurrency_key,
-      idempotency_key, origin_id, effects_of, trace, place),
+      idempotency_key, origin_id, effects_of, place),
       -- A moment that has passed means now: it is no head start.
       greatest(v_now, r.available_at, v_now + make_interval(secs => r.delay)) AS due
     WHERE v_new[r.place] = r.id
