@@ -70,7 +70,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
     AND datname = current_database()
 $$;
 REVOKE ALL ON FUNCTION end_backend(uuid, bigint) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION end_backend(uuid, bigint) TO tenantry_app, tenantry_system;
+GRANT EXECUTE ON FUNCTION end_backend(uuid, bigint) TO tenantry_app;
 
 -- Rescues every attempt whose lease has expired, at most p_limit, for the leader of the shard.
 CREATE OR REPLACE FUNCTION rescue_runs(p_shard text, p_epoch bigint, p_max int, p_step interval, p_limit int)

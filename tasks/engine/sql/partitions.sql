@@ -83,4 +83,4 @@ BEGIN
   RETURN coalesce(cardinality(v_ids), 0);
 END $$;
 REVOKE ALL ON FUNCTION prune_runs(uuid, timestamptz) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION prune_runs(uuid, timestamptz) TO tenantry_app, tenantry_system;
+GRANT EXECUTE ON FUNCTION prune_runs(uuid, timestamptz) TO tenantry_app;

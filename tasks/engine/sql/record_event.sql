@@ -6,4 +6,4 @@ BEGIN
   VALUES (p_tenant, p_run, p_sequence, p_state, p_attempt, p_note);
 END $$;
 REVOKE ALL ON FUNCTION record_event(uuid, uuid, int, text, int, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION record_event(uuid, uuid, int, text, int, text) TO tenantry_app, tenantry_system;
+GRANT EXECUTE ON FUNCTION record_event(uuid, uuid, int, text, int, text) TO tenantry_app;
