@@ -6,7 +6,7 @@
 --   failed  what could not be: it had ended, or had not; it had been retried; it is gone; its family is off, its tenant
 --           suspended, its task or its tenant drained
 CREATE OR REPLACE FUNCTION advance_bulk_action(p_shard text, p_epoch bigint, p_limit int, p_bytes bigint, p_step interval)
-RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE

@@ -3,7 +3,7 @@
 -- had ended otherwise.
 CREATE OR REPLACE FUNCTION crash_run(
   p_tenant uuid, p_run uuid, p_fence bigint, p_cause text, p_max int, p_step interval
-) RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+) RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -50,7 +50,7 @@ GRANT EXECUTE ON FUNCTION crash_run(uuid, uuid, bigint, text, int, interval) TO 
 -- The same for a worker that saw its own child die.
 CREATE OR REPLACE FUNCTION report_crash(
   p_tenant uuid, p_run uuid, p_fence bigint, p_cause text, p_max int, p_step interval
-) RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+) RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
@@ -74,7 +74,7 @@ GRANT EXECUTE ON FUNCTION end_backend(uuid, bigint) TO tenantry_app;
 
 -- Rescues every attempt whose lease has expired, at most p_limit, for the leader of the shard.
 CREATE OR REPLACE FUNCTION rescue_runs(p_shard text, p_epoch bigint, p_max int, p_step interval, p_limit int)
-RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE

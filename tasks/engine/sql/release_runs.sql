@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION release_runs(
   p_arrivals double precision[] DEFAULT '{}'
 )
 RETURNS TABLE (tenant_id uuid, run_id uuid, task text, queue text, concurrency_key text, fence bigint, sequence int,
-               attempt int, settled_at timestamptz)
+               attempt int, at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
@@ -46,7 +46,7 @@ GRANT EXECUTE ON FUNCTION release_runs(text, bigint, uuid[], uuid[], uuid[], uui
 
 -- Those of these that are SCHEDULED or RELEASED become QUEUED. The caller has locked their rows.
 CREATE OR REPLACE FUNCTION queue_runs(p_tenants uuid[], p_runs uuid[], p_note text)
-RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, at timestamptz)
 LANGUAGE sql AS $$
   WITH queued AS (
     UPDATE runs r SET state = 'QUEUED', sequence = r.sequence + 1,
@@ -67,7 +67,7 @@ GRANT EXECUTE ON FUNCTION queue_runs(uuid[], uuid[], text) TO tenantry_system;
 --   p_limit    how many at most; where tenants are named, of each
 --   p_tenants  whose; NULL for anybody's
 CREATE OR REPLACE FUNCTION queue_due_runs(p_shard text, p_epoch bigint, p_limit int, p_tenants uuid[] DEFAULT NULL)
-RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -94,7 +94,7 @@ GRANT EXECUTE ON FUNCTION queue_due_runs(text, bigint, int, uuid[]) TO tenantry_
 
 -- What was released that long ago and never claimed becomes QUEUED again, at most p_limit.
 CREATE OR REPLACE FUNCTION requeue_unclaimed_runs(p_shard text, p_epoch bigint, p_unclaimed interval, p_limit int)
-RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, settled_at timestamptz)
+RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, at timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
