@@ -7,15 +7,15 @@ from typing import Annotated
 
 import strawberry
 
-from schema import permissions
+from schema import nodes, permissions
 from schema.context import Info
 from schema.errors import AS_PROBLEM
-from schema.problems import Node, Problem
+from schema.nodes import Node
+from schema.problems import Payload
 from schema.runs import RunFilter, read_filter
 from tasks.engine import bulk_actions, filters, models
 from tasks.engine.bulk_actions import ActionKind
 from tenants import ids
-from tenants.errors import NotFound
 
 
 @strawberry.type(description="An action on many runs. Ask for it again by its id to see how far it is.")
@@ -29,12 +29,9 @@ class BulkAction(Node):
 
 
 @strawberry.type
-class BulkActionPayload:
-    success: bool
-    message: str
+class BulkActionPayload(Payload):
     matched: int = 0
     bulk_action: BulkAction | None = None
-    problem: Problem | None = None
 
 
 _DryRun = Annotated[bool, strawberry.argument(description="Only count what matches.")]
@@ -71,10 +68,8 @@ class Mutation:
 
 async def find(info: Info, id: str) -> BulkAction | None:
     """The caller's tenant's action with this id; None for any other id."""
-    try:
-        return _show(await info.context.data.read(bulk_actions.get, ids.read("bulk", id)))
-    except NotFound:
-        return None
+    found = await nodes.find(info, "bulk", id, bulk_actions.get)
+    return None if found is None else _show(found)
 
 
 def _show(row: models.BulkAction) -> BulkAction:

@@ -9,7 +9,8 @@ import strawberry
 
 from schema import later, permissions
 from schema.context import Info
-from schema.problems import Node, Problem
+from schema.nodes import Node
+from schema.problems import Payload
 from schema.scalars import JSON
 from tasks import registry
 from tasks.engine import switches
@@ -40,11 +41,8 @@ class FamilyStatus(Node):
 
 
 @strawberry.type
-class FamilyPayload:
-    success: bool
-    message: str
+class FamilyPayload(Payload):
     family: FamilyStatus | None = None
-    problem: Problem | None = None
 
 
 @strawberry.type

@@ -7,15 +7,14 @@ from uuid import UUID
 
 import strawberry
 
-from schema import paging, permissions
+from schema import nodes, paging, permissions
 from schema.context import Info
+from schema.nodes import Node
 from schema.paging import Connection
-from schema.problems import Node
 from schema.runs import RunConnection
 from schema.runs import show as show_run
 from tasks.engine import dead_letters, filters, runs
 from tenants import ids
-from tenants.errors import NotFound
 
 
 @strawberry.type(
@@ -53,10 +52,8 @@ class Query:
 
 async def find(info: Info, id: str) -> DeadLetterGroup | None:
     """The caller's tenant's group with this id; None for any other id."""
-    try:
-        return _show(await info.context.data.read(dead_letters.get, ids.read("dlg", id)))
-    except NotFound:
-        return None
+    found = await nodes.find(info, "dlg", id, dead_letters.get)
+    return None if found is None else _show(found)
 
 
 def _show(group: dead_letters.Group) -> DeadLetterGroup:

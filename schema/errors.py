@@ -12,6 +12,7 @@ from strawberry.extensions import MaskErrors
 from strawberry.extensions.field_extension import FieldExtension
 
 from schema import problems
+from schema.nodes import Node
 from schema.problems import ProblemCode
 from tenants import errors
 
@@ -76,7 +77,7 @@ async def _problem(error: errors.TenantryError, info: Info) -> problems.Problem 
     return None
 
 
-async def _existing(existing: object, info: Info) -> problems.Node | None:
+async def _existing(existing: object, info: Info) -> Node | None:
     """What a conflict is about, when it is a run of the caller's."""
     from schema import runs  # It stands on this module.
 

@@ -6,14 +6,12 @@ from datetime import datetime
 
 import strawberry
 
-from schema import permissions
+from schema import nodes, permissions
 from schema import runs as shown
 from schema.context import Info
 from schema.runs import Run
 from tasks.engine import explain
 from tasks.engine.explain import WaitReason
-from tenants import ids
-from tenants.errors import NotFound
 
 strawberry.enum(WaitReason)
 
@@ -32,9 +30,8 @@ class RunExplanation:
 class Query:
     @strawberry.field(extensions=[permissions.RUNS_READ])
     async def explain_run(self, info: Info, id: strawberry.ID) -> RunExplanation | None:
-        try:
-            found = await info.context.data.read(explain.explain, ids.read("run", id))
-        except NotFound:
+        found = await nodes.find(info, "run", id, explain.explain)
+        if found is None:
             return None
         return RunExplanation(
             run=shown.show(found.run),

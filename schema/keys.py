@@ -6,13 +6,13 @@ from datetime import datetime
 
 import strawberry
 
-from schema import later, paging, permissions
+from schema import later, nodes, paging, permissions
 from schema.context import Info
 from schema.errors import AS_PROBLEM
+from schema.nodes import Node
 from schema.paging import Connection
-from schema.problems import Node, Problem
+from schema.problems import Payload
 from tenants import ids, keys, models
-from tenants.errors import NotFound
 
 
 @strawberry.type
@@ -36,20 +36,14 @@ class CreateApiKeyInput:
 
 
 @strawberry.type(description="secret is shown this once and never again.")
-class CreateApiKeyPayload:
-    success: bool
-    message: str
+class CreateApiKeyPayload(Payload):
     api_key: ApiKey | None = None
     secret: str | None = None
-    problem: Problem | None = None
 
 
 @strawberry.type
-class ApiKeyPayload:
-    success: bool
-    message: str
+class ApiKeyPayload(Payload):
     api_key: ApiKey | None = None
-    problem: Problem | None = None
 
 
 @strawberry.type
@@ -91,10 +85,8 @@ class Mutation:
 
 async def find(info: Info, id: str) -> ApiKey | None:
     """The caller's tenant's key with this id; None for any other id."""
-    try:
-        return show(await info.context.data.read(keys.get, ids.read("key", id)))
-    except NotFound:
-        return None
+    found = await nodes.find(info, "key", id, keys.get)
+    return None if found is None else show(found)
 
 
 def show(row: models.ApiKey) -> ApiKey:

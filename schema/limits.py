@@ -6,16 +6,15 @@ from uuid import UUID
 
 import strawberry
 
-from schema import permissions
+from schema import nodes, permissions
 from schema.context import Info
 from schema.errors import AS_PROBLEM
-from schema.problems import Node, Problem
-from schema.triggers import DeletePayload
+from schema.nodes import Node
+from schema.problems import DeletePayload, Payload
 from tasks.engine import limits, models
 from tasks.engine.admission import LimitKind
 from tasks.engine.limits import LimitRequest
 from tenants import ids
-from tenants.errors import NotFound
 
 strawberry.enum(LimitKind)
 
@@ -53,11 +52,8 @@ class LimitInput:
 
 
 @strawberry.type
-class LimitPayload:
-    success: bool
-    message: str
+class LimitPayload(Payload):
     limit: Limit | None = None
-    problem: Problem | None = None
 
 
 @strawberry.type
@@ -99,11 +95,8 @@ class Mutation:
 
 async def find(info: Info, id: str) -> Limit | None:
     """The caller's limit with this id; None for any other id, whatever is wrong with it."""
-    try:
-        row = await info.context.data.read(limits.get, ids.read("lim", id))
-    except NotFound:
-        return None
-    return _show(row, await info.context.data.read(limits.used))
+    found = await nodes.find(info, "lim", id, limits.get)
+    return None if found is None else _show(found, await info.context.data.read(limits.used))
 
 
 def _show(row: models.Limit, used: dict[UUID, float]) -> Limit:

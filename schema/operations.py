@@ -9,8 +9,8 @@ import strawberry
 
 from schema import later, permissions
 from schema.context import Info
+from schema.nodes import Node
 from schema.paging import Connection
-from schema.problems import Node
 from schema.scalars import JSON
 from tasks.engine import figures
 

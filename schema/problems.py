@@ -1,4 +1,4 @@
-"""Problems: expected failures as data."""
+"""Problems: expected failures as data, and the payloads that carry them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from enum import Enum
 
 import strawberry
 
-
-@strawberry.interface
-class Node:
-    """Anything with an id."""
-
-    id: strawberry.ID
+from schema.nodes import Node
 
 
 @strawberry.enum
@@ -93,6 +88,20 @@ class TenantSuspended(Problem):
 @strawberry.type
 class InvalidState(Problem):
     state: str
+
+
+@strawberry.type
+class Payload:
+    """A mutation's answer: what has become of it."""
+
+    success: bool
+    message: str
+    problem: Problem | None = None
+
+
+@strawberry.type
+class DeletePayload(Payload):
+    deleted_id: strawberry.ID | None = None
 
 
 TYPES: tuple[type, ...] = (

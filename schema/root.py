@@ -49,7 +49,7 @@ from schema import (
 )
 from schema.context import Info
 from schema.errors import Masked
-from schema.problems import Node
+from schema.nodes import Node
 from schema.scalars import SCALARS
 
 _MODULES = (

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import strawberry
 
-from schema import paging, permissions
+from schema import nodes, paging, permissions
 from schema.context import Info
+from schema.nodes import Node
 from schema.paging import Connection
-from schema.problems import Node
 from schema.scalars import JSON
 from schema.schedules import Schedule
 from tasks.engine import filters, models, runs
@@ -152,10 +152,8 @@ class Query:
 
 async def find(info: Info, id: str) -> Run | None:
     """The caller's run with this id; None for any other id, whatever is wrong with it."""
-    try:
-        return show(await info.context.data.read(runs.get, ids.read("run", id)))
-    except NotFound:
-        return None
+    found = await nodes.find(info, "run", id, runs.get)
+    return None if found is None else show(found)
 
 
 def show(row: models.Run) -> Run:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import strawberry
 
 from schema import later, permissions
+from schema.nodes import Node
 from schema.paging import Connection
-from schema.problems import Node, Problem
+from schema.problems import DeletePayload, Payload, Problem
 from schema.scalars import JSON
 
 if TYPE_CHECKING:
     from schema.bulk_actions import BulkActionPayload
     from schema.runs import Run
-    from schema.triggers import DeletePayload, RunPayload
+    from schema.triggers import RunPayload
 
 _Run = Annotated["Run", strawberry.lazy("schema.runs")]
 
@@ -115,11 +116,8 @@ class SchedulePreviewPayload:
 
 
 @strawberry.type
-class SchedulePayload:
-    success: bool
-    message: str
+class SchedulePayload(Payload):
     schedule: Schedule | None = None
-    problem: Problem | None = None
 
 
 @strawberry.input
@@ -186,7 +184,6 @@ class Query:
 
 
 _RunPayload = Annotated["RunPayload", strawberry.lazy("schema.triggers")]
-_DeletePayload = Annotated["DeletePayload", strawberry.lazy("schema.triggers")]
 _BulkPayload = Annotated["BulkActionPayload", strawberry.lazy("schema.bulk_actions")]
 
 
@@ -206,4 +203,4 @@ class Mutation:
         to=datetime,
         dry_run=(bool, True),
     )
-    delete_schedule: _DeletePayload = later.field(permissions.SCHEDULES_WRITE, id=strawberry.ID)
+    delete_schedule: DeletePayload = later.field(permissions.SCHEDULES_WRITE, id=strawberry.ID)

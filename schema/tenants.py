@@ -12,7 +12,8 @@ import strawberry
 from schema import permissions
 from schema.context import Info
 from schema.errors import AS_PROBLEM
-from schema.problems import Node, Problem
+from schema.nodes import Node
+from schema.problems import Payload
 from tasks.engine import switches
 from tasks.engine.models import WHOLE
 from tasks.engine.models import Pause as PauseRow
@@ -49,11 +50,8 @@ class Tenant(Node):
 
 
 @strawberry.type
-class TenantPayload:
-    success: bool
-    message: str
+class TenantPayload(Payload):
     tenant: Tenant | None = None
-    problem: Problem | None = None
 
 
 @strawberry.type

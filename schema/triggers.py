@@ -12,7 +12,7 @@ from schema import permissions
 from schema import runs as shown
 from schema.context import Info
 from schema.errors import AS_PROBLEM
-from schema.problems import Problem
+from schema.problems import Payload
 from schema.runs import Run
 from schema.scalars import JSON
 from tasks.engine import models, runs
@@ -22,13 +22,12 @@ from tenants.errors import InvalidInput, Issue
 
 
 @strawberry.type
-class TriggerBackgroundTaskPayload:
+class TriggerBackgroundTaskPayload(Payload):
     success: bool = strawberry.field(description="Accepted.")
     message: str = strawberry.field(description="For people.")
     task_id: strawberry.ID | None = None
     row: strawberry.Private[models.Run | None] = None
     replayed: bool = strawberry.field(default=False, description="An idempotency key returned an earlier run.")
-    problem: Problem | None = None
 
     @strawberry.field
     def run(self) -> Run | None:
@@ -48,27 +47,13 @@ class TriggerInput:
 
 
 @strawberry.type
-class TriggerBackgroundTasksPayload:
-    success: bool
-    message: str
+class TriggerBackgroundTasksPayload(Payload):
     runs: list[Run] = strawberry.field(default_factory=list)
-    problem: Problem | None = None
 
 
 @strawberry.type
-class RunPayload:
-    success: bool
-    message: str
+class RunPayload(Payload):
     run: Run | None = None
-    problem: Problem | None = None
-
-
-@strawberry.type
-class DeletePayload:
-    success: bool
-    message: str
-    deleted_id: strawberry.ID | None = None
-    problem: Problem | None = None
 
 
 _TaskName = Annotated[

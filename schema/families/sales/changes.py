@@ -12,7 +12,7 @@ from schema import permissions
 from schema.context import Info
 from schema.errors import AS_PROBLEM
 from schema.families.sales import types
-from schema.problems import Problem
+from schema.problems import Payload
 from schema.triggers import TriggerBackgroundTaskPayload, accept
 from tasks.engine.runs import TriggerRequest
 from tasks.families.sales import inputs
@@ -23,18 +23,13 @@ _WRITE = permissions.family_write("sales")
 
 
 @strawberry.type
-class SalesSettingsPayload:
-    success: bool
-    message: str
+class SalesSettingsPayload(Payload):
     settings: types.SalesSettings | None = None
-    problem: Problem | None = None
 
 
 @strawberry.type
-class SalesStockPayload:
-    success: bool
-    message: str
-    problem: Problem | None = None
+class SalesStockPayload(Payload):
+    pass
 
 
 @strawberry.input

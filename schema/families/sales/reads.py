@@ -7,13 +7,12 @@ from datetime import datetime
 
 import strawberry
 
-from schema import permissions
+from schema import nodes, permissions
 from schema.context import Info
 from schema.families.sales import types
 from tasks.families.sales.service import customers, dashboard, files, imports, preferences, stock
 from tasks.gateways import cache
-from tenants import ids
-from tenants.errors import InvalidInput, Issue, NotFound
+from tenants.errors import InvalidInput, Issue
 
 _READ = permissions.family_read("sales")
 _LONGEST_DAYS = 366
@@ -62,11 +61,8 @@ class Query:
 
     @strawberry.field(extensions=[_READ])
     async def sales_import(self, info: Info, id: strawberry.ID) -> types.SalesImport | None:
-        try:
-            found = await info.context.data.read(imports.find, ids.read("imp", id))
-        except NotFound:
-            return None
-        return types.show(types.SalesImport, found, row=found, id=id)
+        found = await nodes.find(info, "imp", id, imports.find)
+        return None if found is None else types.show(types.SalesImport, found, row=found, id=id)
 
     @strawberry.field(extensions=[_READ])
     async def sales_settings(self, info: Info) -> types.SalesSettings:

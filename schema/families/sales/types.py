@@ -11,8 +11,8 @@ import strawberry
 
 from schema import paging
 from schema.context import Info
+from schema.nodes import Node
 from schema.paging import Connection
-from schema.problems import Node
 from tasks.families.sales import models
 from tasks.families.sales.service import customers, dashboard, imports, money
 
