@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
-from enum import Enum
 from uuid import UUID
 
 import strawberry
@@ -15,17 +14,11 @@ from schema.context import Info
 from schema.runs import Progress, Run, RunFilter
 from schema.scalars import Cursor
 from tasks.engine import filters, runs
+from tasks.engine.feeds import Update, UpdateKind
 from tasks.engine.states import RunState
-from tasks.engine.streams import Update
 from tenants import ids
 
-
-@strawberry.enum(description="RESET: the cursor is too old, snapshots follow.")
-class RunUpdateKind(Enum):
-    SNAPSHOT = "SNAPSHOT"
-    CHANGE = "CHANGE"
-    PROGRESS = "PROGRESS"
-    RESET = "RESET"
+strawberry.enum(UpdateKind, name="RunUpdateKind", description="RESET: the cursor is too old, snapshots follow.")
 
 
 @strawberry.type
@@ -36,7 +29,7 @@ class RunUpdate:
     repeated; sequence tells.
     """
 
-    kind: RunUpdateKind
+    kind: UpdateKind
     cursor: Cursor
     run_id: strawberry.ID | None
     sequence: int | None
@@ -83,7 +76,7 @@ async def _follow(info: Info, wanted: UUID | filters.RunFilter, after: str | Non
 
 def _show(update: Update) -> RunUpdate:
     return RunUpdate(
-        kind=RunUpdateKind(update.kind),
+        kind=update.kind,
         cursor=Cursor(update.cursor),
         run_id=None if update.run_id is None else strawberry.ID(ids.show("run", update.run_id)),
         sequence=update.sequence,

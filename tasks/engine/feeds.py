@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -21,18 +22,26 @@ _KEPT_EVENTS = 64
 _KEPT_RUNS = 10_000
 
 
+class UpdateKind(StrEnum):
+    """What an update tells: how a run was found, what changed, how far it is; or that the cursor was too old."""
+
+    SNAPSHOT = "SNAPSHOT"
+    CHANGE = "CHANGE"
+    PROGRESS = "PROGRESS"
+    RESET = "RESET"
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """What a subscriber gets. A RESET has no run.
 
     Args:
-        kind: SNAPSHOT, CHANGE, PROGRESS or RESET.
         cursor: where to go on from after a break.
         progress: current, total, message.
         coalesced: how many earlier updates of this run this one stands for.
     """
 
-    kind: str
+    kind: UpdateKind
     cursor: str
     at: datetime
     run_id: UUID | None = None

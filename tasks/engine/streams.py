@@ -19,8 +19,7 @@ import structlog
 from redis.backoff import NoBackoff
 
 from tasks.engine import positions
-from tasks.engine.feeds import Feed, Pending, Subscriber
-from tasks.engine.feeds import Update as Update
+from tasks.engine.feeds import Feed, Pending, Subscriber, Update, UpdateKind
 from tasks.engine.filters import RunFilter
 from tasks.engine.positions import Position
 from tasks.engine.states import TERMINAL
@@ -135,7 +134,7 @@ class Hub:
         subscriber.safe = subscriber.reached = found.position
         cursor = self._seal(scope, found.position)
         if reset:
-            yield Update("RESET", cursor, datetime.now(UTC))
+            yield Update(UpdateKind.RESET, cursor, datetime.now(UTC))
         for update in self._shown(subscriber, found, cursor):
             yield update
 
@@ -146,7 +145,9 @@ class Hub:
             subscriber.seen[run.id] = (run.sequence, run.state, run.attempt)
             told = found.progress.get(run.id)
             progress = None if told is None else (told.current, told.total, told.message)
-            updates.append(Update("SNAPSHOT", cursor, now, run.id, run.sequence, run.state, run.attempt, progress))
+            updates.append(
+                Update(UpdateKind.SNAPSHOT, cursor, now, run.id, run.sequence, run.state, run.attempt, progress)
+            )
         return updates
 
     async def _drain(self, scope: Scope, subscriber: Subscriber, *, resumed: bool = False) -> AsyncIterator[Update]:
@@ -288,11 +289,13 @@ def _in_order(subscriber: Subscriber, run: UUID, pending: Pending, cursor: str) 
     for event in sorted(pending.events, key=lambda event: event.sequence):
         if event.sequence == subscriber.seen[run][0] + 1:
             subscriber.seen[run] = (event.sequence, event.state, event.attempt)
-            updates.append(Update("CHANGE", cursor, event.at, run, event.sequence, event.state, event.attempt))
+            updates.append(Update(UpdateKind.CHANGE, cursor, event.at, run, event.sequence, event.state, event.attempt))
     sequence, state, attempt = subscriber.seen[run]
     if pending.progress is not None and state == "RUNNING":
         now = datetime.now(UTC)
-        updates.append(Update("PROGRESS", cursor, now, run, sequence, state, attempt, pending.progress, pending.merged))
+        updates.append(
+            Update(UpdateKind.PROGRESS, cursor, now, run, sequence, state, attempt, pending.progress, pending.merged)
+        )
     return updates
 
 

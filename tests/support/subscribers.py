@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from tasks.engine import positions
+from tasks.engine.feeds import Update
 from tasks.engine.filters import RunFilter
-from tasks.engine.streams import Hub, Update
+from tasks.engine.streams import Hub
 from tenants.context import Principal, Scope
 from tenants.db import AsyncDatabase
 from tenants.errors import TenantryError

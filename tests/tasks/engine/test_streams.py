@@ -15,11 +15,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from tasks.engine import positions, publish, runs, streams
+from tasks.engine.feeds import Update
 from tasks.engine.filters import RunFilter
 from tasks.engine.ledger import Change
 from tasks.engine.positions import Page, Position
 from tasks.engine.states import RunState
-from tasks.engine.streams import Hub, Update
+from tasks.engine.streams import Hub
 from tenants import ids, names
 from tenants.context import Principal, Scope
 from tenants.db import AsyncDatabase
