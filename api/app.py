@@ -12,9 +12,6 @@ from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from sqlalchemy.exc import DBAPIError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -29,6 +26,7 @@ from api.health import Readiness
 from api.logins import Logins
 from api.middleware import Envelope
 from api.static import FOLDER
+from tasks.engine import publish
 from tasks.engine.publish import Bells
 from tasks.engine.streams import Hub
 from tenants import db, log, roles, settings
@@ -64,7 +62,7 @@ def assemble(current: Settings) -> Starlette:
     hub = Hub(current)
     authenticator = Authenticator(current, database, bells.ring)
     logins = Logins(current, authenticator)
-    client = _redis(current)
+    client = publish.connect_async(current.redis.api_address, timeout_seconds=current.redis.timeout_seconds)
     stopping = asyncio.Event()
     view = View(current, authenticator, hub, stopping)
 
@@ -127,15 +125,6 @@ def _take_over_logs() -> None:
         server.handlers.clear()
         server.propagate = True
     logging.getLogger("uvicorn.access").disabled = True
-
-
-def _redis(current: Settings) -> redis.asyncio.Redis:
-    return redis.asyncio.Redis.from_url(
-        current.redis.api_address,
-        socket_timeout=current.redis.timeout_seconds,
-        socket_connect_timeout=current.redis.timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-    )
 
 
 def _cors(current: Settings) -> list[Middleware]:

@@ -139,6 +139,20 @@ def connect(address: str, *, timeout_seconds: float) -> redis.Redis:
     )
 
 
+def connect_async(address: str, *, timeout_seconds: float, block_seconds: float = 0.0) -> redis.asyncio.Redis:
+    """The same for asyncio.
+
+    Args:
+        block_seconds: how long a blocking command may take besides.
+    """
+    return redis.asyncio.Redis.from_url(
+        address,
+        socket_timeout=timeout_seconds + block_seconds,
+        socket_connect_timeout=timeout_seconds,
+        retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+    )
+
+
 def execute(pipeline: Any) -> bool:
     """Send what is on a synchronous pipeline, best effort; whether Redis answered."""
     try:
@@ -177,13 +191,7 @@ class Bells:
 
     def __init__(self, settings: Settings) -> None:
         self._stream_length = settings.redis.stream_length
-        timeout = settings.redis.bell_timeout_seconds
-        self._client = redis.asyncio.Redis.from_url(
-            settings.redis.api_address,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
-        )
+        self._client = connect_async(settings.redis.api_address, timeout_seconds=settings.redis.bell_timeout_seconds)
         self._left: deque[Notice] = deque(maxlen=self._KEPT)
         self._wake = asyncio.Event()
         self._ringing: asyncio.Task[None] | None = None

@@ -14,11 +14,9 @@ from typing import Any
 from uuid import UUID
 
 import redis
-import redis.asyncio
 import structlog
-from redis.backoff import NoBackoff
 
-from tasks.engine import positions
+from tasks.engine import positions, publish
 from tasks.engine.feeds import Feed, Pending, Subscriber, Update, UpdateKind
 from tasks.engine.filters import RunFilter
 from tasks.engine.positions import Position
@@ -45,11 +43,10 @@ class Hub:
     def __init__(self, settings: Settings) -> None:
         self._ring = settings.auth.token_keys
         self._oldest_seconds = settings.engine.retention_days * 86_400
-        self._client = redis.asyncio.Redis.from_url(
+        self._client = publish.connect_async(
             settings.redis.api_address,
-            socket_timeout=_BLOCK_MILLISECONDS / 1000 + settings.redis.timeout_seconds,
-            socket_connect_timeout=settings.redis.timeout_seconds,
-            retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+            timeout_seconds=settings.redis.timeout_seconds,
+            block_seconds=_BLOCK_MILLISECONDS / 1000,
         )
         self._feeds: dict[UUID, Feed] = {}
         self._changed = asyncio.Event()

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 from uuid import UUID
 
 from prometheus_client import Counter
 from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from tasks.engine import publish
 from tenants import names
 from tenants.settings import Settings
 
 REQUESTS = Counter("tenantry_cache_requests_total", "Questions to the cache.", ["family", "outcome"])
 _HITS, _MISSES = "cache_hits", "cache_misses"
+_connect = cache(publish.connect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,15 @@ def get(settings: Settings, tenant: UUID, family: str, name: str) -> str | None:
 
     Counts what it found, for the tenant and for this process's metrics.
     """
-    client = _connect(settings.redis.api_address, settings.redis.bell_timeout_seconds)
+    client = _connect(settings.redis.api_address, timeout_seconds=settings.redis.bell_timeout_seconds)
     try:
-        found = client.get(names.cache(tenant, family, name))
+        found = cast("bytes | None", client.get(names.cache(tenant, family, name)))
         client.incr(names.counter(tenant, family, _MISSES if found is None else _HITS))
     except RedisError:
         REQUESTS.labels(family, "unavailable").inc()
         return None
     REQUESTS.labels(family, "miss" if found is None else "hit").inc()
-    return None if found is None else str(found)
+    return None if found is None else found.decode()
 
 
 def rates(settings: Settings, tenant: UUID, family: str) -> Rates:
@@ -66,15 +67,4 @@ def rates(settings: Settings, tenant: UUID, family: str) -> Rates:
 
 
 def _of_worker(settings: Settings) -> Redis:
-    return _connect(settings.redis.worker_address, settings.redis.timeout_seconds)
-
-
-@cache
-def _connect(url: str, timeout_seconds: float) -> Redis:
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-    )
+    return _connect(settings.redis.worker_address, timeout_seconds=settings.redis.timeout_seconds)
