@@ -19,8 +19,7 @@ from tenants import context, db, ids, signing
 from tenants.context import Role
 from tenants.errors import InvalidInput, InvalidState, Issue, NotFound, Unauthenticated
 from tenants.models import LoginSession, Membership, Tenant
-from tenants.settings import Auth
-from tenants.signing import Ring
+from tenants.settings import Auth, KeyRing
 
 _HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 """Argon2id with the parameters that OWASP's password storage cheat sheet names."""
@@ -183,7 +182,7 @@ def open_login(session: Session, auth: Auth, user: UUID) -> Tokens:
     return _tokens(auth, token)
 
 
-def read_refresh(ring: Ring, text_: str) -> RefreshToken:
+def read_refresh(ring: KeyRing, text_: str) -> RefreshToken:
     """What a refresh token says, its signature verified. Asks no database.
 
     Raises:

@@ -7,7 +7,6 @@ import binascii
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -18,10 +17,7 @@ from pydantic import SecretStr
 
 from tenants import ids
 from tenants.errors import Misconfigured, NotFound, Unauthenticated
-from tenants.settings import Auth
-
-Ring = Mapping[str, SecretStr]
-"""Key id → secret. New work is signed with the last one; all of them verify."""
+from tenants.settings import Auth, KeyRing
 
 _ALGORITHM = "HS256"
 _AUDIENCE = "tenantry-api"
@@ -45,7 +41,7 @@ class AccessToken:
     expires: int
 
 
-def sign(ring: Ring, data: bytes) -> tuple[str, str]:
+def sign(ring: KeyRing, data: bytes) -> tuple[str, str]:
     """The key's id and the HMAC-SHA256 of the data, in URL-safe base64 without padding.
 
     Raises:
@@ -55,7 +51,7 @@ def sign(ring: Ring, data: bytes) -> tuple[str, str]:
     return key, _mac(ring[key], data)
 
 
-def verify(ring: Ring, key: str, data: bytes, mac: str) -> bool:
+def verify(ring: KeyRing, key: str, data: bytes, mac: str) -> bool:
     """Whether `mac` is the data's signature under the ring's key with that id; compares in constant time."""
     secret = ring.get(key)
     if secret is None or not secret.get_secret_value():
@@ -63,13 +59,13 @@ def verify(ring: Ring, key: str, data: bytes, mac: str) -> bool:
     return hmac.compare_digest(_mac(secret, data).encode(), mac.encode("utf-8", "replace"))
 
 
-def seal(ring: Ring, data: bytes) -> str:
+def seal(ring: KeyRing, data: bytes) -> str:
     """The data with its signature as one opaque text."""
     key, mac = sign(ring, data)
     return f"{_encode(data)}.{key}.{mac}"
 
 
-def unseal(ring: Ring, text: str) -> bytes | None:
+def unseal(ring: KeyRing, text: str) -> bytes | None:
     """The data behind a sealed text, or None when it was not sealed by this ring."""
     body, _, rest = text.partition(".")
     key, _, mac = rest.partition(".")
@@ -158,7 +154,7 @@ def _claims(auth: Auth) -> jwt.JWTClaimsRegistry:
     )
 
 
-def _newest(ring: Ring) -> str:
+def _newest(ring: KeyRing) -> str:
     if not ring:
         raise Misconfigured("There is no key to sign with: TENANTRY_AUTH__TOKEN_KEYS, TENANTRY_ENGINE__GRANT_KEYS.")
     key = list(ring)[-1]
