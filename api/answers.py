@@ -36,12 +36,17 @@ def failure(status: int, code: str, message: str, **extensions: Any) -> Json:
     return Json({"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}, status)
 
 
+def retry_after(seconds: float) -> dict[str, str]:
+    """The header that says when to come back: in whole seconds, and never at once."""
+    return {"Retry-After": str(max(1, round(seconds)))}
+
+
 def refusal(error: TenantryError) -> Json:
     """An expected failure."""
     details = errors.extensions(error)
     answer = failure(_STATUS.get(error.code, 400), message=error.message, **details)
     if wait := details.get("retryAfterSeconds"):
-        answer.headers["Retry-After"] = str(max(1, round(wait)))
+        answer.headers.update(retry_after(wait))
     if answer.status_code == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer

@@ -163,7 +163,7 @@ class View(GraphQL[Context, None]):
             if "UNAUTHENTICATED" in codes:
                 status, headers = 401, {"WWW-Authenticate": "Bearer"}
             elif "UNAVAILABLE" in codes and waits:
-                status, headers = 503, {"Retry-After": str(max(1, round(max(waits))))}
+                status, headers = 503, answers.retry_after(max(waits))
             elif all("path" not in error for error in errors):
                 # No resolver has run: the standard wants no `data` then, and another status.
                 answer.pop("data", None)

@@ -12,6 +12,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import answers, metrics
+from schema.errors import MASKED
 
 log = structlog.get_logger(__name__)
 
@@ -83,9 +84,7 @@ class Envelope:
             log.exception("request_failed", path=scope["path"], method=scope["method"])
             if status:
                 raise
-            response = answers.failure(
-                500, "INTERNAL_SERVER_ERROR", "Something went wrong on our side.", requestId=scope["request_id"]
-            )
+            response = answers.failure(500, "INTERNAL_SERVER_ERROR", MASKED, requestId=scope["request_id"])
             await response(scope, receive, answer)
         finally:
             metrics.observe(scope, status, time.perf_counter() - started)

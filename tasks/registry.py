@@ -175,6 +175,12 @@ def queues(operator_only: bool | None = None) -> tuple[str, ...]:
     return tuple(sorted({task.queue for task in wanted}))
 
 
+def queue_issue(queue: str, operator_only: bool | None = None) -> str | None:
+    """What is wrong with the name of a queue: it is one of those there are."""
+    known = queues(operator_only)
+    return None if queue in known else f"must be one of {', '.join(known)}"
+
+
 def definition(name: str) -> TaskDefinition[Any]:
     """The definition with this full name.
 

@@ -30,6 +30,8 @@ def readable(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
-def is_name(value: object, most: int) -> bool:
-    """Whether it is text of 1 to so many characters, all of which can be stored."""
-    return isinstance(value, str) and 1 <= len(value) <= most and readable(value) == value
+def name_issue(value: object, most: int = 255) -> str | None:
+    """What is wrong with a name: it is text of 1 to so many characters, all of which can be stored."""
+    if isinstance(value, str) and 1 <= len(value) <= most and readable(value) == value:
+        return None
+    return f"must be 1 to {most} characters, none of them null"

@@ -19,7 +19,6 @@ from tenants.context import ActorKind
 from tenants.errors import Conflict, Forbidden, InvalidInput, Issue, NotFound, QuotaExceeded
 
 _LONGEST_NAME = 100
-_LONGEST_KEY = 255
 _LONGEST_PERIOD_SECONDS = 31 * 86_400.0
 _MOST = 100
 """How many limits a tenant may have: all of them are asked for each of its runs."""
@@ -151,8 +150,8 @@ def remove(session: Session, limit_id: UUID) -> None:
 
 def _check(request: LimitRequest) -> None:
     kind, issues = request.kind, []
-    if not documents.is_name(request.name, _LONGEST_NAME):
-        issues.append(Issue(("name",), f"must be 1 to {_LONGEST_NAME} characters, none of them null"))
+    if wrong := documents.name_issue(request.name, _LONGEST_NAME):
+        issues.append(Issue(("name",), wrong))
     smallest, largest = _SMALLEST[kind], _LARGEST[kind]
     whole = kind in {LimitKind.CONCURRENCY, LimitKind.BACKLOG}
     if not smallest <= request.amount <= largest or (whole and request.amount % 1):
@@ -164,11 +163,11 @@ def _check(request: LimitRequest) -> None:
         issues.append(Issue(("perSeconds",), f"must be 0.001 to {_LONGEST_PERIOD_SECONDS:g} seconds"))
     if request.burst is not None and (not 1 <= request.burst <= _LARGEST[LimitKind.RATE] or request.burst % 1):
         issues.append(Issue(("burst",), f"must be a whole number from 1 to {_LARGEST[LimitKind.RATE]:g}"))
-    if request.queue is not None and request.queue not in registry.queues():
-        issues.append(Issue(("queue",), f"must be one of {', '.join(registry.queues())}"))
+    if request.queue is not None and (wrong := registry.queue_issue(request.queue)):
+        issues.append(Issue(("queue",), wrong))
     key = request.concurrency_key
-    if key is not None and not documents.is_name(key, _LONGEST_KEY):
-        issues.append(Issue(("concurrencyKey",), f"must be 1 to {_LONGEST_KEY} characters, none of them null"))
+    if key is not None and (wrong := documents.name_issue(key)):
+        issues.append(Issue(("concurrencyKey",), wrong))
     if key == EACH and kind is LimitKind.BACKLOG:
         issues.append(Issue(("concurrencyKey",), "a backlog is for one key, or for all together"))
     if kind is LimitKind.WEIGHT:

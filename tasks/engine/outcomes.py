@@ -6,8 +6,6 @@ from tasks.engine import documents
 from tasks.engine.board import Reason
 from tasks.registry import LONGEST_WAIT_SECONDS
 
-_LONGEST_EVENT = 255
-
 
 class Outcome(Exception):
     """How an attempt ended, other than by a result or a fault."""
@@ -87,8 +85,8 @@ class WaitFor(Outcome):
 
     def __init__(self, event: str) -> None:
         super().__init__(f"waiting for {event}")
-        if not documents.is_name(event, _LONGEST_EVENT):
-            raise Fail(f"An event's name has 1 to {_LONGEST_EVENT} characters, none of them null.")
+        if wrong := documents.name_issue(event):
+            raise Fail(f"An event's name {wrong}.")
         self.event = event
 
 

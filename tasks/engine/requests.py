@@ -33,7 +33,6 @@ from tenants.errors import (
 
 _LONGEST_DELAY = timedelta(seconds=registry.LONGEST_WAIT_SECONDS)
 _LARGEST_ARGS = 128 * 1024
-_LONGEST_KEY = 255
 _ENABLED = text("SELECT * FROM enabled_families(:tenant) AS family")
 
 
@@ -81,10 +80,10 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
     if not 0 <= priority <= 9:
         issues.append(Issue((*path, "priority"), "must be 0 to 9"))
     for name, value in (("idempotencyKey", request.idempotency_key), ("concurrencyKey", request.concurrency_key)):
-        if value is not None and not documents.is_name(value, _LONGEST_KEY):
-            issues.append(Issue((*path, name), f"must be 1 to {_LONGEST_KEY} characters, none of them null"))
-    if request.queue is not None and request.queue not in (served := registry.queues(definition.operator_only)):
-        issues.append(Issue((*path, "queue"), f"must be one of {', '.join(served)}"))
+        if value is not None and (wrong := documents.name_issue(value)):
+            issues.append(Issue((*path, name), wrong))
+    if request.queue is not None and (wrong := registry.queue_issue(request.queue, definition.operator_only)):
+        issues.append(Issue((*path, "queue"), wrong))
     _check_time(request, issues, path)
     if issues:
         raise InvalidInput(

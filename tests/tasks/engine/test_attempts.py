@@ -130,7 +130,7 @@ def test_who_waits_for_what_is_no_event_fails_at_once_and_is_told(
     found = installation.run(tenant, run)
     assert found.error is not None
     assert (found.state, found.attempt, found.error["retryable"]) == ("FAILED", 1, False)
-    assert "An event's name has 1 to 255 characters" in found.error["message"]
+    assert "An event's name must be 1 to 255 characters" in found.error["message"]
 
 
 class _CannotBeShown(Exception):
