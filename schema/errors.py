@@ -90,9 +90,6 @@ async def _existing(existing: object, info: Info) -> Node | None:
 class Masked(MaskErrors):
     """Gives every error a code, and tells nothing of those that nobody expected but the request's id."""
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def _process_result(self, result: object) -> None:
         if getattr(result, "errors", None):  # Hardly ever; and to ask as the library does takes longer than the rest.
             super()._process_result(result)

@@ -111,8 +111,8 @@ class _Measure:
         depth, aliases, fields, rows = self.of(node.selection_set, child, within)
         # Introspection is as deep as it is, and bounded by the schema.
         depth = 0 if node.name.value.startswith("__") else depth + 1
-        pages = definition is not None and "first" in definition.args
-        rows = _page(node) * (1 + rows) if pages else rows
+        paged = definition is not None and "first" in definition.args
+        rows = _page(node) * (1 + rows) if paged else rows
         return depth, aliases + (node.alias is not None), fields + 1, rows
 
     def fragment(self, name: str, within: frozenset[str]) -> _Size:
