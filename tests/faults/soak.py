@@ -244,7 +244,7 @@ def _under_load(
     with ThreadPoolExecutor(_CALLERS) as pool:
         callers = [Patient(mix.installation, tenant, [api], 300) for tenant in tenants]
         loads = [
-            pool.submit(_call, mix.installation, caller, counter, random.Random(f"{seed}/{number}"), runs, over)
+            pool.submit(_call, mix.installation, caller, counter, random.Random(f"{seed}/{number}"), over)
             for number, caller in enumerate(callers)
         ]
         try:
@@ -264,11 +264,11 @@ def _under_load(
 
 
 def _call(
-    installation: Installation, caller: Patient, counter: Peer, chance: random.Random, runs: int, over: threading.Event
+    installation: Installation, caller: Patient, counter: Peer, chance: random.Random, over: threading.Event
 ) -> None:
     """Trigger runs of every kind, evenly, as long as there are not too many on their way."""
     while not over.wait(0.02):
-        if len(installation.accepted) - _ended_count(installation) > _WAITING:
+        if _open(installation) > _WAITING:
             continue
         caller.trigger(*_work(chance, counter))
 

@@ -18,7 +18,7 @@ from tenants.settings import Auth, Settings
 class NoDatabase:
     """Stands where the database does, and fails whoever asks it."""
 
-    def open(self, *_: Any, **__: Any) -> Any:
+    async def call(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("the database was asked")
 
 
