@@ -95,6 +95,14 @@ def redis_address(folder: Path, redis_url: str, user: RedisUser) -> str:
     return f"redis://{user}:{state.secret(folder, f'redis_{user}')}@{host}"
 
 
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @dataclass(frozen=True, slots=True)
 class _Site:
     """Where and how the servers of one state folder run."""
@@ -235,7 +243,7 @@ def _start_redis(site: _Site) -> tuple[Process, str]:
 def _serve(site: _Site, command: Callable[[int], Command], probe: Callable[[int], None]) -> tuple[Process, int]:
     """Start a server on its former port, or else on a free one: that may be taken meanwhile, so it is tried again."""
     name = command(0).name
-    port = state.read(site.folder, "ports.json").get(name) or _free_port()
+    port = state.read(site.folder, "ports.json").get(name) or free_port()
     for _ in range(_PORT_TRIES):
         log = _log(site, name)
         written = log.stat().st_size if log.exists() else 0
@@ -250,7 +258,7 @@ def _serve(site: _Site, command: Callable[[int], Command], probe: Callable[[int]
             raise
         if _IN_USE not in output:
             break
-        port = _free_port()
+        port = free_port()
     lines = output.decode(errors="replace").strip().splitlines() or ["it said nothing"]
     cause = next((line for line in lines if "FATAL" in line), lines[-1])
     raise Unavailable(f"{name} does not start: {cause} (the whole story is in {log})")
@@ -276,13 +284,6 @@ def _log(site: _Site, name: str) -> Path:
     folder = site.folder / "log"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder / f"{name}.log"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 _STARTERS: dict[Kind, Callable[[_Site], tuple[Process, str]]] = {"postgres": _start_postgres, "redis": _start_redis}

@@ -8,6 +8,7 @@ from functools import partial
 
 import orjson
 
+from api.embedded import free_port
 from benchmarks import measure, stacks
 from benchmarks.measure import Sample
 
@@ -19,15 +20,15 @@ _MUTATION = """mutation Trigger($key: String!, $value: JSON, $delay: Float) {
 _LATER_SECONDS = 86400.0
 _ROUNDS = 3
 _OPERATIONS = {16: 3000, 1: 600}
-_FLOOR_PORT = 18999
 
 
 async def run(scale: float) -> dict[str, float]:
     """Rounds at 16 connections and at one; the figures and their ratios."""
     figures: dict[str, float] = {}
     with stacks.start() as stack:
-        floor_url = f"http://127.0.0.1:{_FLOOR_PORT}/"
-        floor = ("uvicorn", "--factory", "benchmarks.floors:create", "--port", str(_FLOOR_PORT), "--no-access-log")
+        port = free_port()
+        floor_url = f"http://127.0.0.1:{port}/"
+        floor = ("uvicorn", "--factory", "benchmarks.floors:create", "--port", str(port), "--no-access-log")
         with stack.still("worker", "operator", "beat"), stack.floor(*floor, url=floor_url) as floor_pid:
             for connections in (16, 1):
                 amount = {"connections": connections, "operations": int(_OPERATIONS[connections] * scale)}

@@ -10,6 +10,7 @@ import httpx2
 import psycopg2
 import pytest
 
+from api import embedded
 from tenants.context import Principal
 from tests.support import apis, proxy, streams
 from tests.support.apis import Api, Caller
@@ -146,7 +147,7 @@ def test_readiness_names_what_is_missing(installation: Installation) -> None:
 
 def _take_away(between: Proxy) -> tuple[str, int]:
     """Reset every connection and refuse new ones; where the server was."""
-    there, between.target = between.target, ("127.0.0.1", apis.free_port())
+    there, between.target = between.target, ("127.0.0.1", embedded.free_port())
     between.cut()
     return there
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from uuid import UUID
 
 import httpx2
 
+from api.embedded import free_port
 from tenants import keys, system
 from tenants.context import Principal
 from tests.support.installations import Installation, eventually
@@ -114,14 +114,6 @@ def launch(api: Api, **environment: str) -> None:
     api.installation.start(
         api.name, "uvicorn", "--factory", "api.app:create", "--port", port, "--ws-max-size", frame_bytes, **environment
     )
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _answers(client: httpx2.Client, url: str) -> bool:
