@@ -19,7 +19,6 @@ from tests.support import folders
 from tests.support.folders import ROOT
 from tests.tasks.families.sales.conftest import RETAIL
 
-pytestmark = pytest.mark.e2e
 PLAIN = {name: value for name, value in os.environ.items() if not name.startswith(("TENANTRY_", "DATABASE_", "REDIS_"))}
 
 

@@ -23,7 +23,6 @@ from tests.support.endings import await_end
 from tests.support.folders import ROOT
 from tests.support.installations import eventually
 
-pytestmark = pytest.mark.e2e
 PLAIN = {name: value for name, value in os.environ.items() if not name.startswith(("TENANTRY_", "DATABASE_", "REDIS_"))}
 PLAIN["PYTHONPATH"] = str(ROOT)
 PARTS = {"api", "worker", "operator", "beat", "postgres", "redis"}

@@ -6,14 +6,10 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support import apis
 from tests.support.installations import Installation
 
 CLIENTS = Path(__file__).parent / "clients"
-
-pytestmark = pytest.mark.e2e
 
 
 def test_the_audits_of_graphql_over_http_pass(installation: Installation, node: str) -> None:

@@ -18,8 +18,6 @@ from tenants.context import Principal
 from tests.support.folders import ROOT
 from tests.support.installations import Installation, eventually
 
-pytestmark = pytest.mark.e2e
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _processes(installation: Installation) -> Iterator[None]:

@@ -23,8 +23,6 @@ TRIGGER = (
 )
 PROTOCOLS = ["graphql-ws", "graphql-sse"]
 
-pytestmark = pytest.mark.e2e
-
 
 @pytest.fixture(scope="module")
 def api(installation: Installation) -> Iterator[Api]:

@@ -18,7 +18,6 @@ from tests.support.apis import Api, Caller
 from tests.support.installations import Installation
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.faults
 TRIGGER = (
     "mutation($key: String!) { triggerBackgroundTask("
     'taskName: "diagnostics.write", args: {key: "k", value: "v"}, idempotencyKey: $key) { taskId replayed } }'

@@ -26,7 +26,6 @@ from tests.support.installations import Installation, eventually
 from tests.support.peers import Answer, Dies, Peer
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.faults
 WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
 MIB = 1024 * 1024
 

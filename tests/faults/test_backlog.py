@@ -9,7 +9,7 @@ from tests.faults.invariants import assert_invariants
 from tests.support.installations import Installation, eventually
 from tests.support.tiers import Tier
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 _BACKLOG = """
 WITH first AS (SELECT * FROM runs WHERE id = %s),
 made AS (

@@ -15,7 +15,6 @@ from tests.support import apis, streams
 from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.faults
 LETTERS = 1200
 ECHO = TriggerRequest("diagnostics.echo", {"value": 1})
 GROUPS = "{ deadLetters { nodes { id taskName errorType message count runs(first: 1) { totalCount } } } }"

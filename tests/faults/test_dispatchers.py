@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 
-import pytest
 import redis
 
 from tasks.engine import runs
@@ -15,7 +14,6 @@ from tests.faults.invariants import assert_invariants
 from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.faults
 QUEUE = "diagnostics"
 WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-import pytest
 import redis
 
 from tasks.engine import limits
@@ -16,7 +15,6 @@ from tenants.context import Principal
 from tests.faults.invariants import assert_invariants
 from tests.support.installations import Installation, eventually
 
-pytestmark = pytest.mark.faults
 SLEEP = TriggerRequest("diagnostics.sleep", {"seconds": 0.15})
 
 

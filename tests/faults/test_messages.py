@@ -29,7 +29,6 @@ from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
 from tests.support.tiers import Tier
 
-pytestmark = pytest.mark.faults
 WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
 SEED = 20_261_120
 

@@ -9,7 +9,7 @@ import pytest
 from tests.faults import soak
 from tests.support.tiers import Tier
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 def test_row_50_whatever_fails_in_whatever_order_nothing_is_lost_or_doubled(tmp_path: Path, tier: Tier) -> None:

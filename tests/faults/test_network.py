@@ -15,7 +15,7 @@ from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
 from tests.support.tiers import Tier
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 WRITE = {"key": "k", "value": "v"}
 NOTICED_SECONDS = 30.0
 ANSWERED_SECONDS = 5.0

@@ -25,7 +25,6 @@ from tests.support import apis, streams
 from tests.support.installations import Installation, eventually
 from tests.support.tiers import Tier
 
-pytestmark = pytest.mark.faults
 WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
 QUEUE = "diagnostics"
 SLOW_WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 0.2})

@@ -18,7 +18,7 @@ from tests.support import apis
 from tests.support.installations import Installation, eventually
 from tests.support.tiers import Tier
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 WRITE = {"key": "k", "value": "v", "hold_seconds": 0.05}
 
 

@@ -21,8 +21,6 @@ from tests.support.endings import await_end
 from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.faults
-
 
 def _running(installation: Installation, run: UUID) -> None:
     eventually(lambda: installation.rows("SELECT 1 FROM runs WHERE id = %s AND state = 'RUNNING'", str(run)))

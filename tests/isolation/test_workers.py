@@ -16,8 +16,6 @@ from tenants.context import Principal
 from tests.support import streams
 from tests.support.installations import Installation, eventually
 
-pytestmark = pytest.mark.e2e
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _processes(installation: Installation) -> Iterator[None]:

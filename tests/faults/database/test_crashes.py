@@ -19,7 +19,6 @@ from tests.faults.servers import Server
 from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.faults
 WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 0.2})
 STEPS = TriggerRequest("diagnostics.steps", {"key": "k", "count": 5, "seconds": 0.5})
 POINTS = (

@@ -13,7 +13,6 @@ from contextlib import ExitStack, closing, contextmanager
 from uuid import UUID
 
 import psycopg2
-import pytest
 
 from tasks.engine.runs import TriggerRequest
 from tenants import ids
@@ -25,7 +24,6 @@ from tests.support import apis
 from tests.support.installations import Installation, eventually
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.faults
 WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
 CANCEL = "mutation($id: ID!) { cancelRun(id: $id) { success } }"
 

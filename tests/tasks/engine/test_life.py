@@ -10,8 +10,6 @@ from tasks.engine import runs
 from tenants.context import Principal
 from tests.support.installations import Installation, eventually
 
-pytestmark = pytest.mark.e2e
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _processes(installation: Installation) -> Iterator[None]:

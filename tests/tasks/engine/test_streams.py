@@ -27,7 +27,6 @@ from tenants.db import AsyncDatabase
 from tenants.errors import InvalidInput, NotFound
 from tests.support.installations import Installation
 
-pytestmark = pytest.mark.e2e
 _LOCK = 8
 
 

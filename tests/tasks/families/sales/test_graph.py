@@ -17,7 +17,6 @@ from tests.support.apis import Api
 from tests.support.installations import Installation
 from tests.tasks.families.sales.conftest import AS_OF, load, refresh, text_of
 
-pytestmark = pytest.mark.e2e
 DASHBOARD = """
     query ($days: Int! = 30, $asOf: DateTime) { salesDashboard(days: $days, asOf: $asOf) {
         currency revenue cancelled orders units averageOrder firstDay lastDay newCustomers

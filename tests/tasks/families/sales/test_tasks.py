@@ -30,7 +30,6 @@ from tests.support.installations import Installation, eventually
 from tests.support.mailbox import Mailbox
 from tests.tasks.families.sales.conftest import AS_OF, RETAIL, load, refresh, text_of
 
-pytestmark = pytest.mark.e2e
 ANA, BEN = "ana@shop.example", "ben@shop.example"
 MOMENT = AS_OF.isoformat()
 
