@@ -10,6 +10,7 @@ import typer
 from api.commands import remote, terminal
 from api.commands.remote import Server
 from api.commands.terminal import Json, State, TenantSlug
+from tasks.engine.states import TERMINAL
 from tenants.errors import InvalidInput, TenantryError, Unavailable
 
 task = typer.Typer(help="Tasks.", no_args_is_help=True)
@@ -30,7 +31,6 @@ _FOLLOW = """
 subscription ($id: ID!, $after: Cursor) {
   taskUpdates(taskId: $id, after: $after) { cursor state attempt progress { fraction message } }
 }"""
-_ENDED = {"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT"}
 _RECONNECTIONS = 5
 
 
@@ -100,7 +100,7 @@ def _follow(server: Server, run: str, *, quiet: bool) -> None:
                 cursor = update["cursor"]
                 if not quiet:
                     _print(update)
-                if update["state"] in _ENDED:
+                if update["state"] in TERMINAL:
                     return
         except Unavailable:
             if not remaining:

@@ -19,6 +19,7 @@ import redis
 from tasks.engine import runs
 from tasks.engine.models import Run, RunEvent
 from tasks.engine.publish import Bell
+from tasks.engine.states import TERMINAL
 from tenants import db, names, settings, system
 from tenants.context import ActorKind, Principal
 from tenants.roles import Addresses
@@ -223,8 +224,6 @@ class Installation:
 
     def ended(self, principal: Principal, run: UUID, seconds: float = 30.0) -> Run:
         """Wait until the run has ended."""
-        states = "('SUCCEEDED', 'FAILED', 'CANCELLED', 'TIMED_OUT')"
-        eventually(
-            lambda: self.rows(f"SELECT 1 FROM runs WHERE id = %s AND state IN {states}", str(run)), seconds, every=0.05
-        )
+        statement, states = "SELECT 1 FROM runs WHERE id = %s AND state = ANY (%s)", [state.value for state in TERMINAL]
+        eventually(lambda: self.rows(statement, str(run), states), seconds, every=0.05)
         return self.run(principal, run)
