@@ -29,7 +29,7 @@ from api.static import FOLDER
 from tasks.engine import publish
 from tasks.engine.publish import Bells
 from tasks.engine.streams import Hub
-from tenants import db, log, roles, settings
+from tenants import log, roles, settings
 from tenants.db import AsyncDatabase
 from tenants.errors import Misconfigured
 from tenants.settings import Settings
@@ -107,15 +107,11 @@ def _check(current: Settings) -> None:
 
 
 def _check_login(current: Settings) -> None:
-    engine = db.sync_engine(current.database.url, pool_size=1, application="tenantry-api")
     try:
-        with engine.connect() as connection:
-            roles.refuse_bypass(connection)
+        roles.check(current.database.url)
     except DBAPIError as error:
         reason = str(error.orig).strip().partition("\n")[0]
         raise Misconfigured(f"The database of DATABASE_URL can't be used: {reason}") from None
-    finally:
-        engine.dispose()
 
 
 def _take_over_logs() -> None:

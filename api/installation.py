@@ -114,10 +114,9 @@ def inside(current: Settings, slug: str, command: str) -> Iterator[Session]:
         Misconfigured: row-level security doesn't bind the login.
     """
     principal = system.acting(current, slug, command)
+    roles.check(current.database.url)
     engine = db.sync_engine(current.database.url, pool_size=1, application="tenantry-command")
     try:
-        with engine.connect() as connection:
-            roles.refuse_bypass(connection)
         with db.open_session(engine, principal) as session:
             yield session
             session.commit()

@@ -24,7 +24,7 @@ from tasks.engine.costs import Costs
 from tasks.engine.ledger import SHARD, Change, Ledger, NotLeading, changes
 from tasks.engine.publish import Notice
 from tasks.engine.release import Releases
-from tenants import ids, names, roles, settings, system
+from tenants import ids, names, roles, settings
 from tenants.errors import Misconfigured
 from tenants.settings import Settings
 
@@ -267,9 +267,8 @@ class Scheduler(BeatScheduler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         try:
             current = settings.current()
-            with system.connect(current) as connection:
-                roles.refuse_bypass(connection)
             self._dispatcher = Dispatcher(current)
+            roles.check(current.database.system_url)
         except Exception as error:
             raise SystemExit(f"The dispatcher can't start: {error}") from error
 

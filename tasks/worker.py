@@ -290,10 +290,7 @@ def _start(**_: Any) -> None:
     try:
         current = settings.current()
         grants.require(current.engine.grant_keys)
-        engine = db.sync_engine(current.database.url, pool_size=1)
-        with engine.connect() as connection:
-            roles.refuse_bypass(connection)
-        engine.dispose()
+        roles.check(current.database.url)
         registry.bodies()
         bench = _bench()
         transport.arm(current.engine.grant_keys, bench.refusals.note)

@@ -11,6 +11,7 @@ import psycopg2
 from psycopg2 import errors, extensions, sql
 from sqlalchemy import Connection, make_url, text
 
+from tenants import db
 from tenants.errors import Misconfigured
 
 OWNER = "tenantry_owner"
@@ -85,6 +86,21 @@ def address(admin_url: str, login: str, password: str, database: str) -> str:
     """The address of a database on the administrator's server for another login."""
     url = make_url(admin_url).set(drivername="postgresql", username=login, password=password, database=database)
     return url.render_as_string(hide_password=False)
+
+
+def check(url: str) -> None:
+    """Connect once, and make sure that row-level security binds the login.
+
+    Raises:
+        Misconfigured: it does not.
+        sqlalchemy.exc.DBAPIError: the database can't be used.
+    """
+    engine = db.sync_engine(url, pool_size=1)
+    try:
+        with engine.connect() as connection:
+            refuse_bypass(connection)
+    finally:
+        engine.dispose()
 
 
 def refuse_bypass(connection: Connection) -> None:

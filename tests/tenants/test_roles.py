@@ -12,7 +12,7 @@ import pytest
 from psycopg2 import errors
 
 from api.embedded import Servers
-from tenants import db, roles
+from tenants import roles
 from tenants.errors import Misconfigured
 from tenants.roles import Addresses, Passwords
 
@@ -127,29 +127,20 @@ def test_a_login_that_row_level_security_does_not_bind_is_refused(
     ask(grant)
     try:
         with pytest.raises(Misconfigured, match=f"{roles.APP} {reason}"):
-            _refuse(addresses.app)
+            roles.check(addresses.app)
     finally:
         ask(take_back)
-    _refuse(addresses.app)
+    roles.check(addresses.app)
 
 
 def test_an_owner_of_tables_is_refused(servers: Servers, addresses: Addresses) -> None:
     with pytest.raises(Misconfigured, match="can act as the owner"):
-        _refuse(addresses.owner)
+        roles.check(addresses.owner)
     inside = servers.admin_url.removesuffix("postgres") + DATABASE
     _run(inside, "CREATE TABLE stray (a int); ALTER TABLE stray OWNER TO tenantry_system")
     try:
         with pytest.raises(Misconfigured, match="tenantry_system owns tables"):
-            _refuse(addresses.system)
+            roles.check(addresses.system)
     finally:
         _run(inside, "DROP TABLE stray")
-    _refuse(addresses.system)
-
-
-def _refuse(address: str) -> None:
-    engine = db.sync_engine(address, pool_size=1)
-    try:
-        with engine.connect() as connection:
-            roles.refuse_bypass(connection)
-    finally:
-        engine.dispose()
+    roles.check(addresses.system)
