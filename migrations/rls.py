@@ -10,6 +10,12 @@ from alembic import op
 
 APP, OWNER, SYSTEM = "tenantry_app", "tenantry_owner", "tenantry_system"
 _ROOT = Path(__file__).resolve().parent.parent
+_FREE = sa.text(
+    "SELECT p.oid::regprocedure::text FROM pg_proc p"
+    " WHERE p.proname = :name AND p.pronamespace = 'public'::regnamespace"
+    " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid)"
+)
+"""The functions of a name that nothing depends on."""
 _CURRENT = "(SELECT nullif(current_setting('app.tenant_id', true), '')::uuid)"
 
 
@@ -56,15 +62,29 @@ def open_to_system(table: str, grants: str) -> None:
 
 
 def install(folder: str) -> None:
-    """Create or replace every function under the folder, such as `tenants/sql`."""
+    """Create every function under the folder, such as `tenants/sql`, and drop what there was of the same names.
+
+    A function that a trigger or a column depends on is replaced, and so keeps its arguments and its result.
+    """
+    for name in _names(folder):
+        for (found,) in op.get_bind().execute(_FREE, {"name": name}).all():
+            op.execute(f"DROP FUNCTION {found}")
     for file in sorted((_ROOT / folder).glob("*.sql"), key=lambda path: (path.stem != "first_id", path.stem)):
         op.get_bind().exec_driver_sql(file.read_text(encoding="utf-8").replace("%", "%%"))
 
 
 def uninstall(folder: str) -> None:
     """Drop every function that the files under the folder create."""
-    for file in sorted((_ROOT / folder).glob("*.sql")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line.startswith("CREATE OR REPLACE FUNCTION "):
-                name = line.removeprefix("CREATE OR REPLACE FUNCTION ").partition("(")[0].strip()
-                op.execute(f"DROP FUNCTION IF EXISTS {name} CASCADE")
+    for name in _names(folder):
+        op.execute(f"DROP FUNCTION IF EXISTS {name} CASCADE")
+
+
+def _names(folder: str) -> list[str]:
+    """The functions that the files under the folder create."""
+    begin = "CREATE OR REPLACE FUNCTION "
+    return [
+        line.removeprefix(begin).partition("(")[0].strip()
+        for file in sorted((_ROOT / folder).glob("*.sql"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.startswith(begin)
+    ]

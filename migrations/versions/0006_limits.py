@@ -74,7 +74,6 @@ def upgrade() -> None:
     rls.open_to_system("limits", "SELECT")
     rls.open_to_system("pauses", "SELECT")
     rls.open_to_system("limit_states", "SELECT, INSERT, UPDATE, DELETE")
-    op.execute("DROP FUNCTION IF EXISTS release_runs(text, bigint, uuid[], uuid[])")
     rls.install("tasks/engine/sql")
     op.execute("CREATE TRIGGER note_change BEFORE UPDATE ON tenants FOR EACH ROW EXECUTE FUNCTION note_tenant_change()")
     for table in ("limits", "pauses"):

@@ -20,7 +20,6 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("retry_until", postgresql.TIMESTAMP(timezone=True), nullable=True))
     op.execute("UPDATE runs SET effects_of = origin_id WHERE origin_id IS NOT NULL")
     op.add_column("workers", sa.Column("tasks", sa.ARRAY(sa.Text()), nullable=True))
-    op.execute("DROP FUNCTION IF EXISTS worker_seen(text, text[], int, int, bigint, boolean, boolean)")
     rls.install("tasks/engine/sql")
 
 

@@ -23,8 +23,6 @@ def upgrade() -> None:
     op.execute("REVOKE SELECT ON limits, pauses FROM tenantry_system")
     op.execute(f"GRANT SELECT ({LIMIT}) ON limits TO tenantry_system")
     op.execute("GRANT SELECT (tenant_id, task, draining) ON pauses TO tenantry_system")
-    op.execute("DROP FUNCTION IF EXISTS save_progress(uuid, uuid, double precision, double precision, text)")
-    op.execute("DROP FUNCTION IF EXISTS advance_bulk_action(text, bigint, int, interval)")
     rls.install("tasks/engine/sql")
 
 

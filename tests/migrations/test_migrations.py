@@ -100,6 +100,24 @@ def test_each_step_down_can_be_taken_up_again(fresh: Fresh) -> None:
     assert _shape(addresses) == whole
 
 
+def test_functions_that_had_another_form_are_replaced(fresh: Fresh) -> None:
+    addresses = fresh("other_forms")
+    config = _alembic(addresses)
+    command.upgrade(config, "head")
+    whole = _shape(addresses)
+    command.downgrade(config, "-1")
+    owner = Login(addresses.owner)
+    [(result,)] = owner.rows("SELECT pg_get_function_result('claim_run'::regproc)")
+    [(arguments,)] = owner.rows("SELECT pg_get_function_identity_arguments('claim_run'::regproc)")
+    owner.rows("DROP FUNCTION claim_run")
+    for given in (arguments, "integer"):
+        owner.rows(f"CREATE FUNCTION claim_run({given}) RETURNS text LANGUAGE sql AS 'SELECT NULL'")
+    owner.close()
+    assert result != "text"
+    command.upgrade(config, "head")
+    assert _shape(addresses) == whole
+
+
 def test_nothing_needs_pgvector(fresh: Fresh, admin_url: str) -> None:
     addresses = fresh("without_vector")
     inside = Login(make_url(admin_url).set(database="without_vector").render_as_string(hide_password=False))
