@@ -32,6 +32,8 @@ from tenants.errors import InvalidInput
 from tenants.settings import Settings
 
 _SLOTS = 1024
+_ANSWER_SHARE = 0.6
+"""Of a lease, how long a worker may wait for the answer to a call of its own."""
 
 
 class RunTask(Task):  # type: ignore[misc]
@@ -136,6 +138,12 @@ class Bench:
         self._listens = False
         self._open()
 
+    def ledger(self, application: str) -> Ledger:
+        """One that gives a dead line up while a lease can still be renewed, or a claim be repeated, over another."""
+        engine = self.settings.engine
+        answer_seconds = min(engine.answer_seconds, engine.lease_seconds * _ANSWER_SHARE)
+        return Ledger(self.settings.database.url, engine, application=application, answer_seconds=answer_seconds)
+
     def after_fork(self) -> None:
         """In a child: drop what the parent holds open."""
         self.desk.ledger.abandon()
@@ -172,7 +180,7 @@ class Bench:
             self.results = publish.connect(addresses.result_address, timeout_seconds=addresses.timeout_seconds)
         self.desk = Desk(
             settings=self.settings,
-            ledger=Ledger(database.url, self.settings.engine, application="tenantry-worker"),
+            ledger=self.ledger("tenantry-worker"),
             engine=db.sync_engine(database.url, pool_size=2, application="tenantry-worker"),
             board=self.board,
             slot=_slot,
@@ -193,8 +201,8 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.keeper = Keeper(
             parent.hostname,
             bench.board,
-            Ledger(current.database.url, current.engine, application="tenantry-keeper"),
-            Ledger(current.database.url, current.engine, application="tenantry-reporter"),
+            bench.ledger("tenantry-keeper"),
+            bench.ledger("tenantry-reporter"),
             current.engine,
             queues=lambda: sorted(parent.app.amqp.queues.consume_from),
             slots=lambda: int(parent.pool.num_processes),

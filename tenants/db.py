@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache, partial
@@ -12,15 +14,17 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 import asyncpg
-from sqlalchemy import Connection, Engine, Executable, MetaData, create_engine, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, Executable, MetaData, create_engine, event, text
 from sqlalchemy.dialects.postgresql import UUID as PgUUID
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, SessionTransaction, mapped_column
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_, greenlet_spawn
 
+from tenants import postgres
 from tenants.errors import Unavailable
 from tenants.settings import Database as Address
 
@@ -36,6 +40,8 @@ _ENTER = text(
     " set_config('idle_in_transaction_session_timeout', :idle, true)"
 )
 _IDLE_SECONDS = 30
+_LATE_SECONDS = 1.0
+"""How much later than PostgreSQL's own limit an answer may come; then the line is held for dead."""
 _SHARES = 4
 """A tenant may hold one in so many of the pool's connections at once."""
 F = TypeVar("F", bound=Callable[..., Any])
@@ -125,6 +131,8 @@ def fetch(
         rows: Sequence[Mapping[str, Any]] = await_(driver.fetch(query, *[given[name] for name in names]))
         return rows
     except BaseException as error:
+        if isinstance(error, TimeoutError):
+            driver.terminate()
         lost = driver.is_closed()
         if lost or not isinstance(error, Exception):  # Who cancels leaves it in the middle of an answer.
             connection.invalidate()
@@ -183,7 +191,7 @@ def sync_engine(address: str, *, pool_size: int = 2, application: str = "tenantr
         pool_pre_ping=True,
         hide_parameters=True,
         isolation_level="READ COMMITTED",
-        connect_args={"application_name": application, "connect_timeout": 5},
+        connect_args={"application_name": application, "connection_factory": postgres.Connection, **postgres.LINE},
     )
 
 
@@ -221,6 +229,7 @@ class AsyncDatabase:
             # Of the connection and not of the transaction: a single statement has no other before it to set this.
             connect_args={
                 "timeout": 5,
+                "command_timeout": address.statement_seconds + _LATE_SECONDS,
                 "server_settings": {
                     "application_name": "tenantry-api",
                     "statement_timeout": f"{address.statement_seconds * 1000:.0f}",
@@ -228,7 +237,10 @@ class AsyncDatabase:
                 },
             },
         )
-        event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+        event.listen(self.engine.sync_engine, "checkout", self._refuse_dead)
+        event.listen(self.engine.sync_engine, "handle_error", _end_silent)
+        self._silent_seconds = address.statement_seconds + _LATE_SECONDS
+        self._sound_since = -math.inf
         self._make_places = partial(_Places, wait_seconds=address.pool_wait_seconds)
         self._places = self._make_places(address.pool_size)
         self._share = max(1, address.pool_size // _SHARES)
@@ -258,6 +270,8 @@ class AsyncDatabase:
             try:
                 return await greenlet_spawn(self._call, principal, service, args, values, read_only)
             except Exception as error:
+                if isinstance(error, TimeoutError):
+                    self._sound_since = time.monotonic() - self._silent_seconds
                 if problem := _problem(error):
                     raise Unavailable(f"{problem}: try again in a second.", retry_after_seconds=1) from error
                 raise
@@ -280,6 +294,15 @@ class AsyncDatabase:
             session.commit()
             return result, notices(session)
 
+    def _refuse_dead(self, adapted: Any, record: ConnectionPoolEntry, _: Any) -> None:
+        """Have a connection replaced that was closed from the other side, and all as old; or as old as a silent one."""
+        driver = adapted.driver_connection
+        if driver.is_closed():
+            raise InvalidatePoolError
+        if record.info.setdefault("opened", time.monotonic()) < self._sound_since:
+            driver.terminate()
+            raise DisconnectionError
+
     async def close(self) -> None:
         """Close all connections."""
         await self.engine.dispose()
@@ -292,16 +315,19 @@ def _compiled(statement: Executable) -> tuple[str, Sequence[str], Mapping[str, A
     return compiled.string, tuple(compiled.positiontup), compiled.params
 
 
-def _refuse_closed(adapted: Any, *_: Any) -> None:
-    """Have a connection that was closed from the other side replaced, and with it all that are as old."""
-    if adapted.driver_connection.is_closed():
-        raise InvalidatePoolError
+def _end_silent(context: ExceptionContext) -> None:
+    """A connection that gave no answer in time is not asked again, not even to roll back."""
+    if isinstance(context.original_exception, TimeoutError) and context.connection is not None:
+        driver: Any = context.connection.connection.driver_connection
+        driver.terminate()
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False  # It would ask each of the others to say good-bye.
 
 
 def _problem(error: Exception) -> str | None:
     """What a caller is told of an error that is not its statement's fault; None for one that is."""
     state = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
-    if state == _TOOK_TOO_LONG:
+    if state in _TOOK_TOO_LONG:
         return "This took the database too long"
     invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
     if invalidated or isinstance(error, (OSError, PoolTimeout)) or state[:2] == "08" or state in _OUTAGES:
@@ -309,6 +335,7 @@ def _problem(error: Exception) -> str | None:
     return None
 
 
-_TOOK_TOO_LONG = "57014"
+_TOOK_TOO_LONG = {"55P03", "57014"}
+"""A lock could not be had in time; the statement took too long."""
 _OUTAGES = {"53300", "57P01", "57P02", "57P03"}
 """Too many connections; the server is stopping, has crashed, or is starting. Source: PostgreSQL, appendix A."""

@@ -142,6 +142,7 @@ class Engine(BaseModel):
     leadership_seconds: float = Field(3.0, gt=0)
     leadership_renew_seconds: float = Field(1.0, gt=0)
     sweep_seconds: float = Field(0.5, gt=0)
+    answer_seconds: float = Field(12.0, ge=0.1)
     unclaimed_seconds: float = Field(5.0, gt=0)
     grant_seconds: float = Field(60.0, gt=0)
     buffer_milliseconds: float = Field(20.0, ge=0)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from tasks.engine import documents
 from tasks.engine.outcomes import Cancel, Fenced
 from tasks.engine.states import RunState
-from tenants import ids
+from tenants import ids, postgres
 from tenants.settings import Engine
 
 extras.register_uuid()  # type: ignore[no-untyped-call]
@@ -31,6 +31,8 @@ CANCELLED = "TN012"
 SHARD = "main"
 """What dispatchers take the lead of: all runs are of the one shard."""
 _LONGEST_NOTE = 2000
+_STATEMENT_SHARE = 5 / 6
+"""Of the time for an answer, what PostgreSQL may spend on the statement."""
 
 
 class NotLeading(Exception):
@@ -95,12 +97,15 @@ class Ledger:
         address: a `postgresql://` address.
         engine: the settings of the engine.
         application: the connection's name in PostgreSQL.
+        answer_seconds: how long a call may wait for its answer, instead of the engine's. PostgreSQL gives its statement
+            up a little earlier, so that only on a dead line no answer comes.
     """
 
-    def __init__(self, address: str, engine: Engine, *, application: str) -> None:
+    def __init__(self, address: str, engine: Engine, *, application: str, answer_seconds: float | None = None) -> None:
         self._address = address
         self._engine = engine
         self._application = application
+        self._answer_seconds = answer_seconds or engine.answer_seconds
         self._connection: extensions.connection | None = None
         self._lock = threading.Lock()
         self._step = timedelta(seconds=engine.priority_step_seconds)
@@ -112,7 +117,7 @@ class Ledger:
             Fenced: the attempt has been replaced or its lease has expired.
             Cancel: its run is to be cancelled, and it was about to begin an effect.
             NotLeading: the dispatcher's epoch is over.
-            psycopg2.OperationalError: the database can't be reached.
+            psycopg2.OperationalError: the database can't be reached, or does not answer in time.
         """
         with self._lock:
             try:
@@ -195,16 +200,26 @@ class Ledger:
 
     def _run(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         if self._connection is None:
-            self._connection = psycopg2.connect(
-                self._address, connect_timeout=5, application_name=self._application, tcp_user_timeout=20_000
-            )
-            self._connection.autocommit = True
+            self._connection = self._connect()
         try:
             with self._connection.cursor() as cursor:
                 cursor.execute(statement, values)
                 return cursor.fetchall() if cursor.description else []
         except psycopg2.Error as error:
             raise translated(error) from error
+
+    def _connect(self) -> extensions.connection:
+        options = extensions.parse_dsn(self._address).get("options", "")
+        made: postgres.Connection = psycopg2.connect(
+            self._address,
+            connection_factory=postgres.Connection,
+            application_name=self._application,
+            options=f"{options} -c statement_timeout={self._answer_seconds * _STATEMENT_SHARE * 1000:.0f}",
+            **postgres.LINE,
+        )
+        made.answer_seconds = self._answer_seconds
+        made.autocommit = True
+        return made
 
 
 SETTLE = "SELECT * FROM settle_run(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import httpx2
@@ -11,6 +12,7 @@ import psycopg2
 import pytest
 
 from api import embedded
+from api.embedded import Servers
 from tenants.context import Principal
 from tests.support import apis, proxy, streams
 from tests.support.apis import Api, Caller
@@ -115,19 +117,52 @@ def test_without_postgresql_an_open_socket_stays_and_says_so(
         assert "Traceback" not in api.installation.log(api.name)
 
 
+@pytest.mark.parametrize("limit", ["statement_timeout", "lock_timeout"])
 def test_a_statement_that_takes_too_long_is_answered_like_an_absent_database(
-    installation: Installation, tenant: Principal
+    installation: Installation, tenant: Principal, servers: Servers, limit: str
 ) -> None:
-    with apis.running(installation, "impatient", TENANTRY_DATABASE__STATEMENT_SECONDS="0.3") as api:
+    seconds = 0.3 if limit == "statement_timeout" else 30
+    if limit == "lock_timeout":
+        [(name,)] = installation.rows("SELECT current_database()")
+        with closing(psycopg2.connect(servers.admin_url)) as admin, admin, admin.cursor() as cursor:
+            cursor.execute(f"ALTER ROLE tenantry_app IN DATABASE {name} SET lock_timeout = '300ms'")
+    with apis.running(installation, f"impatient-{limit}", TENANTRY_DATABASE__STATEMENT_SECONDS=str(seconds)) as api:
         caller = api.caller(tenant)
-        caller.ask(TRIGGER)
+        run = caller.ask(TRIGGER)["triggerBackgroundTask"]["taskId"]
         with closing(psycopg2.connect(installation.addresses.owner)) as owner, owner.cursor() as cursor:
             cursor.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
             for query in (TRIGGER, "{ runs { totalCount } }"):
                 answer = caller.post(query)
                 assert answer.status_code == 503
                 assert answer.json()["errors"][0]["extensions"] == {"code": "UNAVAILABLE", "retryAfterSeconds": 1}
-        assert caller.ask("{ runs { totalCount } }")["runs"]["totalCount"] == 1
+        assert caller.ask("query($i: ID!) { run(id: $i) { state } }", i=run)["run"]["state"] == "QUEUED"
+        assert "Traceback" not in api.installation.log(api.name)
+
+
+@pytest.mark.parametrize("query", [TRIGGER, "{ runs { totalCount } }"], ids=["alone", "in a session"])
+def test_over_half_open_lines_to_postgresql_callers_are_told_to_come_back_once(
+    installation: Installation, tenant: Principal, postgres_proxy: Proxy, query: str
+) -> None:
+    """Each connection of the pool is dead; the first caller to meet one waits, and the others find new ones."""
+    environment = {
+        "DATABASE_URL": postgres_proxy.through(installation.addresses.app),
+        "TENANTRY_DATABASE__STATEMENT_SECONDS": "0.3",
+        "TENANTRY_AUTH__CACHE_SECONDS": "5",
+    }
+    with apis.running(installation, "half-open", **environment) as api, ThreadPoolExecutor(4) as pool:
+        caller = api.caller(tenant)
+        caller.ask(query)
+        postgres_proxy.slow(0.2)  # So that each of them has a connection of its own.
+        assert {answer.status_code for answer in pool.map(caller.post, [query] * 4)} == {200}
+        postgres_proxy.slow(0)
+        assert postgres_proxy.connections > 2
+        postgres_proxy.swallow()
+        started = time.monotonic()
+        answer = caller.post(query)
+        assert answer.status_code == 503
+        assert answer.json()["errors"][0]["extensions"] == {"code": "UNAVAILABLE", "retryAfterSeconds": 1}
+        assert [caller.post(query).status_code for _ in range(4)] == [200] * 4
+        assert time.monotonic() - started < 4
         assert "Traceback" not in api.installation.log(api.name)
 
 
