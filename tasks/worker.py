@@ -32,8 +32,11 @@ from tenants.errors import InvalidInput
 from tenants.settings import Settings
 
 _SLOTS = 1024
+_SESSIONS = 2
+"""How many an attempt may hold at once: its own, and that of a step."""
 _ANSWER_SHARE = 0.6
 """Of a lease, how long a worker may wait for the answer to a call of its own."""
+_POOLS = {f"celery.concurrency.{name}" for name in ("prefork", "thread", "solo")}
 
 
 class RunTask(Task):  # type: ignore[misc]
@@ -136,7 +139,7 @@ class Bench:
         self.board = Board(_SLOTS)
         self.refusals = Refusals()
         self._listens = False
-        self._open()
+        self.open()
 
     def ledger(self, application: str) -> Ledger:
         """One that gives a dead line up while a lease can still be renewed, or a claim be repeated, over another."""
@@ -148,7 +151,7 @@ class Bench:
         """In a child: drop what the parent holds open."""
         self.desk.ledger.abandon()
         self.desk.engine.dispose(close=False)
-        self._open()
+        self.open()
 
     def listen(self) -> None:
         """Take the soft signal over from the pool, which sets its own handler after a child has been initialised."""
@@ -170,7 +173,12 @@ class Bench:
         """Publish best effort."""
         publish.send(self.client, notices, self.settings.redis.stream_length)
 
-    def _open(self) -> None:
+    def open(self, attempts: int = 1) -> None:
+        """Make everything anew that connects to a server.
+
+        Args:
+            attempts: how many run in this process at once.
+        """
         database = self.settings.database
         addresses = self.settings.redis
         self.client = self.results = publish.connect(
@@ -181,11 +189,11 @@ class Bench:
         self.desk = Desk(
             settings=self.settings,
             ledger=self.ledger("tenantry-worker"),
-            engine=db.sync_engine(database.url, pool_size=2, application="tenantry-worker"),
+            engine=db.sync_engine(database.url, pool_size=_SESSIONS * attempts, application="tenantry-worker"),
             board=self.board,
             slot=_slot,
             send=self.send,
-            system_engine=db.sync_engine(database.system_url, pool_size=1) if database.system_url else None,
+            system_engine=db.sync_engine(database.system_url, pool_size=attempts) if database.system_url else None,
         )
 
 
@@ -194,10 +202,17 @@ class KeeperStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     requires = ("celery.worker.components:Pool",)
 
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        if parent.pool_cls.__module__ not in _POOLS:
+            raise SystemExit("The worker can't start: its pool must be prefork, threads or solo.")
+        super().__init__(parent, **kwargs)
+
     def start(self, parent: Any) -> None:
         """Start the keeper."""
         bench = _bench()
         current = bench.settings
+        if not _has_children(parent.pool):
+            bench.open(attempts=parent.pool.num_processes)
         self.keeper = Keeper(
             parent.hostname,
             bench.board,

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg2
 import structlog
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tasks import registry
 from tasks.engine import documents, grants, outcomes, refusals, retry
@@ -29,6 +30,7 @@ _LARGEST_RESULT = 1024 * 1024
 _LONGEST_MESSAGE = 2000
 _POISONS = (MemoryError, RecursionError)
 """Errors that a little more would have made a crash: a run is tried no more often with them than it may crash."""
+_NO_CONNECTION_SECONDS = 1.0
 _SETTLE_AGAIN_SECONDS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 _running: dict[int, RunContext] = {}
 """The context at work in each of this process's slots, for the soft signal."""
@@ -235,6 +237,9 @@ def _failed(error: Exception, message: str) -> Settlement:
 
 def _retried(context: RunContext, error: Exception, after_seconds: float | None = None) -> Settlement:
     """Tried again by policy, after that time if the error tells of one."""
+    if isinstance(error, PoolTimeout):  # The fault of those that held its worker's connections.
+        note = "waited too long for a connection of its worker"
+        return Settlement(RunState.SCHEDULED, delay_seconds=_NO_CONNECTION_SECONDS, give_back=True, note=note)
     policy = context.attempt_held.definition.retry
     most = context.attempt_held.max_attempts
     if isinstance(error, _POISONS):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -368,6 +370,18 @@ def test_in_a_pool_of_threads_an_attempt_stops_where_it_looks(installation: Inst
     assert_invariants(installation)
 
 
+def test_in_a_pool_of_threads_sessions_held_for_long_hold_up_no_others(
+    installation: Installation, tenant: Principal, other_tenant: Principal
+) -> None:
+    installation.start_dispatcher()
+    installation.start_worker("w1", "-P", "threads", concurrency=3)
+    for run in (held := _writes(installation, tenant, 60, 2)):
+        _running(installation, run)
+    [write] = _writes(installation, other_tenant, 0)
+    assert installation.ended(other_tenant, write, 10).state == "SUCCEEDED"
+    assert [installation.states(run)[-1] for run in held] == ["RUNNING", "RUNNING"]
+
+
 @pytest.mark.parametrize(
     ("unconfirmed", "asked", "state", "calls"),
     [
@@ -468,3 +482,16 @@ def test_a_task_that_no_worker_knows_waits_until_one_does(installation: Installa
     assert (ended.state, ended.result, ended.attempt) == ("SUCCEEDED", 7, 1)
     assert installation.states(run)[3:] == ["RELEASED", "RUNNING", "SUCCEEDED"]
     assert_invariants(installation)
+
+
+def test_a_worker_refuses_a_pool_whose_attempts_nothing_can_stop(installation: Installation) -> None:
+    """Such as of greenlets, which one call to the database holds up all together."""
+    variables = {
+        **os.environ,
+        **installation.variables,
+        "CELERY_CUSTOM_WORKER_POOL": "celery.concurrency.base:BasePool",
+    }
+    command = [sys.executable, "-m", "celery", "-A", "tasks.worker", "worker", "--pool", "custom"]
+    refused = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30, check=False)
+    assert refused.returncode != 0
+    assert "its pool must be prefork, threads or solo" in refused.stderr

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tasks.engine import limits, runs
 from tasks.engine.admission import LimitKind
@@ -62,6 +63,7 @@ def _settled(installation: Installation, tenant: Principal, run: Any) -> tuple[R
         (Snooze(120), "SCHEDULED", Ending.RETRY, 0, 1, 120),
         (Snooze(366 * DAY), "SCHEDULED", Ending.RETRY, 0, 1, 366 * DAY),
         (Busy(30, "another"), "SCHEDULED", Ending.RETRY, 0, 0, 30),
+        (PoolTimeout("no connection came free"), "SCHEDULED", Ending.RETRY, 0, 0, 1),
         (RetryLater(90), "SCHEDULED", Ending.RETRY, 1, 0, 90),
         (Fail("never"), "FAILED", Ending.FAILED, 1, 0, None),
         (WaitFor("paid"), "WAITING", Ending.IGNORE, 1, 1, None),
