@@ -21,6 +21,7 @@ from celery.beat import Scheduler as BeatScheduler
 
 from tasks.engine import bulk_actions, grants, publish, waiting
 from tasks.engine.costs import Costs
+from tasks.engine.housekeeping import Housekeeping
 from tasks.engine.ledger import SHARD, Change, Ledger, NotLeading, changes
 from tasks.engine.publish import Notice
 from tasks.engine.release import Releases
@@ -32,12 +33,10 @@ log = structlog.get_logger(__name__)
 _BATCH = 500
 _BELLS = 1000
 """How many bells are heard at once: a flood of them must not keep the dispatcher from its work."""
-_HOUSEKEEPING_SECONDS = 3600.0
 _REDIS_PAUSE_SECONDS = 0.5
 _SILENCE_SECONDS = 2.0
 _JUST_NOW_SECONDS = 0.05
 """How long a sweep may take between what it moves and its look at what is next."""
-_PARTITIONS_AHEAD_DAYS = 30
 
 
 class Dispatcher:
@@ -55,6 +54,7 @@ class Dispatcher:
         self._stream_length = current.redis.stream_length
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{ids.new().hex[-8:]}"
         self._ledger = Ledger(current.database.system_url, current.engine, application="tenantry-dispatcher")
+        self._house = Housekeeping(current.database.system_url, current.engine)
         address = current.redis.dispatcher_address
         self._client = publish.connect(address, timeout_seconds=current.redis.timeout_seconds)
         self._broker = (
@@ -70,7 +70,7 @@ class Dispatcher:
         self._heard = self._asked = 0.0
         self._releases: Releases | None = None
         self._shared_upto: UUID | None = None
-        self._lead_next = self._sweep_next = self._housekeeping_next = self._tell_next = self._listen_next = 0.0
+        self._lead_next = self._sweep_next = self._tell_next = self._listen_next = 0.0
 
     def tick(self) -> None:
         """One round: lead, listen, sweep when it is time, release."""
@@ -101,12 +101,14 @@ class Dispatcher:
         """Give the leadership up and close the connections."""
         if self._in_round:
             return  # In a signal's handler: beat closes again once it has left the round, whose connection is in use.
+        self._house.end()
         try:
             self._ledger.call("SELECT resign(%s, %s)", SHARD, self._holder)
         except psycopg2.Error:
             log.warning("leadership_not_resigned")
         self._ledger.close()
         self._client.close()
+        self._house.join()
 
     def _lead(self, now: float) -> None:
         """Take or keep the leadership."""
@@ -117,6 +119,7 @@ class Dispatcher:
             log.info("leading", epoch=found)
             self._releases = Releases(self._ledger, self._broker, self._engine, found, self._costs)
             self._sweep_next = 0.0
+            self._house.begin()
         elif found is None and self._epoch is not None:
             self._step_down()
         self._epoch = found
@@ -133,6 +136,7 @@ class Dispatcher:
     def _step_down(self) -> None:
         log.info("not_leading")
         self._epoch = self._releases = None
+        self._house.end()
 
     def _pause(self, now: float) -> float:
         """How long to listen: until the next sweep, the next renewal, or the next release."""
@@ -197,9 +201,6 @@ class Dispatcher:
         moved += self._advance()
         self._tell(moved)
         releases.queued(moved)
-        if started >= self._housekeeping_next:
-            self._housekeeping_next = started + _HOUSEKEEPING_SECONDS
-            self._keep_house()
 
     def _advance(self) -> list[Change]:
         """Carry bulk actions on; one that fails does not keep everything else from its turn."""
@@ -237,27 +238,6 @@ class Dispatcher:
             return
         if not publish.send(self._client, notices, self._stream_length):
             self._tell_next = time.monotonic() + _REDIS_PAUSE_SECONDS
-
-    def _keep_house(self) -> None:
-        """Partitions ahead of time, and what is over; one that fails does not keep the others from it."""
-        for statement, *values in (
-            ("SELECT ensure_partitions(%s)", _PARTITIONS_AHEAD_DAYS),
-            (
-                "SELECT drop_ended_partitions(clock_timestamp() - %s)",
-                timedelta(days=self._engine.retention_days),
-            ),
-            ("DELETE FROM limit_states WHERE arrival < extract(epoch FROM clock_timestamp())",),
-            ("DELETE FROM idempotency_keys WHERE expires_at < clock_timestamp()",),
-            (
-                "DELETE FROM bulk_actions WHERE finished_at < clock_timestamp() - %s",
-                timedelta(days=self._engine.retention_days),
-            ),
-            ("DELETE FROM workers WHERE last_seen < clock_timestamp() - interval '1 hour'",),
-        ):
-            try:
-                self._ledger.call(str(statement), *values)
-            except psycopg2.Error:
-                log.exception("housekeeping_failed", statement=statement)
 
 
 class Scheduler(BeatScheduler):  # type: ignore[misc]

@@ -30,6 +30,8 @@ NOT_LEADING = "TN011"
 CANCELLED = "TN012"
 SHARD = "main"
 """What dispatchers take the lead of: all runs are of the one shard."""
+_WAITED = {"57014", "55P03"}
+"""A statement, or a lock that it asked for, took longer than it may. Source: PostgreSQL, appendix A."""
 _LONGEST_NOTE = 2000
 _STATEMENT_SHARE = 5 / 6
 """Of the time for an answer, what PostgreSQL may spend on the statement."""
@@ -117,12 +119,15 @@ class Ledger:
             Fenced: the attempt has been replaced or its lease has expired.
             Cancel: its run is to be cancelled, and it was about to begin an effect.
             NotLeading: the dispatcher's epoch is over.
-            psycopg2.OperationalError: the database can't be reached, or does not answer in time.
+            psycopg2.OperationalError: the database can't be reached or does not answer in time, or the statement took
+                longer than it may.
         """
         with self._lock:
             try:
                 return self._run(statement, values)
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+                if error.pgcode in _WAITED:
+                    raise
                 connected = self._connection is not None
                 self.close()
                 if not connected:

@@ -53,6 +53,7 @@ class Run(TenantRow, Base):
         ),
         Index("ix_runs_scheduled", "available_at", postgresql_where=text("state = 'SCHEDULED'")),
         Index("ix_runs_delayed", "tenant_id", "available_at", postgresql_where=text("state = 'SCHEDULED'")),
+        Index("ix_runs_effects_of", "tenant_id", "effects_of", postgresql_where=text("effects_of IS NOT NULL")),
         Index("ix_runs_released", "released_at", postgresql_where=text("state = 'RELEASED'")),
         Index("ix_runs_waiting", "tenant_id", "wait_event", postgresql_where=text("state = 'WAITING'")),
         Index("ix_runs_by_state", "tenant_id", "state", "id"),

@@ -31,9 +31,7 @@ APP = {
 """Where the app login may do less than everything with its tenant's rows: history is appended to, runs are kept."""
 
 SYSTEM = {
-    "bulk_actions": {"DELETE"},
     "dispatcher_leader": WRITE,
-    "idempotency_keys": {"DELETE"},
     "limit_states": EVERYTHING,
     "refused_counts": READ,
     "refused_messages": READ,
@@ -54,7 +52,6 @@ COLUMNS = {
     },
     ("tenantry_system", "pauses", "SELECT"): {"tenant_id", "task", "draining"},
     ("tenantry_system", "bulk_actions", "SELECT"): {"finished_at"},
-    ("tenantry_system", "idempotency_keys", "SELECT"): {"expires_at"},
     ("tenantry_system", "runs", "UPDATE"): {"state", "sequence", "fence", "released_at"},
     ("tenantry_system", "runs", "SELECT"): {
         "tenant_id", "id", "task", "queue", "priority", "rank", "state", "sequence", "attempt", "max_attempts", "fence",
@@ -66,6 +63,9 @@ COLUMNS = {
 DEFINERS = {
     "advance_bulk_action": {"tenantry_system"},
     "create_tenant": {"tenantry_system"},
+    "delete_effects_of_no_run": {"tenantry_system"},
+    "delete_expired_keys": {"tenantry_system"},
+    "delete_finished_bulk_actions": {"tenantry_system"},
     "drop_empty_order_partitions": {"tenantry_system"},
     "drop_ended_partitions": {"tenantry_system"},
     "end_backend": {"tenantry_app"},
