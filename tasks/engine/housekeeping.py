@@ -21,8 +21,8 @@ _AGAIN_SECONDS = 300.0
 """After a round that was cut short, or found a table in use."""
 _PARTITIONS_AHEAD_DAYS = 30
 _PORTION = 5000
-_STATEMENT_TIMEOUT = "5min"
-"""Longer than a login's usual one: a week of runs is read as a whole before it is dropped."""
+_ANSWER_SECONDS = 360.0
+"""Longer than a dispatcher's usual one: a week of runs is read as a whole before it is dropped."""
 _END_SECONDS = 2.0
 _LIMIT_STATES = """
 WITH gone AS (
@@ -77,7 +77,9 @@ class Housekeeping:
     def _run(self, ended: threading.Event) -> None:
         while not ended.wait(max(0.0, self._next - time.monotonic())):
             self._next = time.monotonic() + _AGAIN_SECONDS
-            ledger = Ledger(self._address, self._engine, application="tenantry-housekeeping")
+            ledger = Ledger(
+                self._address, self._engine, application="tenantry-housekeeping", answer_seconds=_ANSWER_SECONDS
+            )
             if self._round(ledger, ended):
                 self._next = time.monotonic() + _EVERY_SECONDS
             ledger.close()
@@ -109,7 +111,6 @@ class Housekeeping:
         return whole
 
     def _partitions(self, ledger: Ledger) -> Portions:
-        ledger.call("SET statement_timeout = %s", _STATEMENT_TIMEOUT)
         return _until_none(ledger, "SELECT ensure_partitions(%s, 1)", _PARTITIONS_AHEAD_DAYS)
 
     def _idempotency_keys(self, ledger: Ledger) -> Portions:
