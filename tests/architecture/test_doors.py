@@ -14,6 +14,7 @@ COMMITTERS = {
     "tasks/engine/context.py",
     "tasks/engine/execute.py",
     "tenants/db.py",
+    "tenants/postgres.py",
 }
 """Where a session is opened and closed again, but for the edge. Services never commit: whoever opened it does."""
 
