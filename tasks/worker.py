@@ -20,8 +20,8 @@ from celery.result import AsyncResult
 from tasks import registry
 from tasks.engine import broker, calls, execute, grants, pool, publish, results, transport
 from tasks.engine.announcer import Announcer
+from tasks.engine.attempts import Desk
 from tasks.engine.board import Board
-from tasks.engine.context import Desk
 from tasks.engine.execute import Ending
 from tasks.engine.leases import Keeper
 from tasks.engine.ledger import Change, Ledger, Settlement

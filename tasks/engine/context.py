@@ -16,11 +16,11 @@ from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from tasks.engine import effects, publish, requests, runs
-from tasks.engine.board import Board, Phase, Reason
-from tasks.engine.ledger import SETTLE, Change, Ledger, Settlement, own_errors, settle_values, settled
+from tasks.engine.attempts import Attempt, Desk
+from tasks.engine.board import Phase, Reason
+from tasks.engine.ledger import SETTLE, Change, Settlement, own_errors, settle_values, settled
 from tasks.engine.models import RunStep
 from tasks.engine.outcomes import Fail, Interrupted
-from tasks.registry import TaskDefinition
 from tenants import db, ids
 from tenants.context import ActorKind, Principal
 from tenants.settings import LONGEST_ATTEMPT_SECONDS, Settings
@@ -29,37 +29,6 @@ T = TypeVar("T")
 _PROGRESS_SECONDS = 1.0
 _STREAM_SECONDS = 0.25
 _LONGEST_EXTENSION_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One claimed attempt of a run."""
-
-    tenant: UUID
-    run: UUID
-    fence: int
-    definition: TaskDefinition[Any]
-    number: int
-    max_attempts: int
-    sequence: int
-    effects_of: UUID
-    claimed_at: datetime
-
-
-@dataclass(slots=True)
-class Desk:
-    """What one worker process works with."""
-
-    settings: Settings
-    ledger: Ledger
-    engine: Engine
-    board: Board
-    slot: Callable[[], int]
-    """The board's slot of the calling child or thread."""
-    send: Callable[[list[publish.Notice]], None]
-    """Publish best effort."""
-    system_engine: Engine | None = None
-    """The cross-tenant door, on a worker that serves operators."""
 
 
 @dataclass
@@ -76,6 +45,7 @@ class RunContext:
     _progress_saved: float = 0.0
     _progress_sent: float = 0.0
     _progress: publish.Progress | None = None
+    _progress_told: publish.Progress | None = None
     _after: list[publish.Notice] = field(default_factory=list)
     _triggered: list[dict[str, Any]] = field(default_factory=list)
 
@@ -208,8 +178,9 @@ class RunContext:
         self._progress = publish.Progress(held.tenant, held.run, held.sequence, held.number, current, total, message)
         now = time.monotonic()
         if now - self._progress_sent >= _STREAM_SECONDS:
-            self._progress_sent = now
-            self.desk.send([self._progress])
+            # Who hears of its progress must know that it runs, which may not have been told yet.
+            self.desk.send([self._progress] if self._progress_sent else [held.begun, self._progress])
+            self._progress_sent, self._progress_told = now, self._progress
         if now - self._progress_saved >= _PROGRESS_SECONDS:
             self._progress_saved = now
             self._save_progress()
@@ -309,11 +280,12 @@ class RunContext:
             self._session = None
 
     def finish(self) -> list[publish.Notice]:
-        """The notices that the committed work left; saves the last progress."""
+        """The notices that the committed work left, and the last progress; saves that too."""
         self.roll_back()
         if self._progress is not None and self._progress_saved:
             self._save_progress()
-        return self._after
+        untold = [] if self._progress is None or self._progress is self._progress_told else [self._progress]
+        return [*self._after, *untold]
 
     def _open(self) -> db.TenantSession:
         held = self.attempt_held

@@ -16,8 +16,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tasks import registry
 from tasks.engine import documents, grants, outcomes, refusals, retry
+from tasks.engine.attempts import Attempt, Desk
 from tasks.engine.board import Reason, Slot
-from tasks.engine.context import Attempt, Desk, RunContext
+from tasks.engine.context import RunContext
 from tasks.engine.grants import BadGrant, Grant
 from tasks.engine.ledger import Change, Claim, Settlement
 from tasks.engine.publish import Ended, Notice
@@ -114,7 +115,6 @@ def _attempt(
         claimed_at=claim.at,
     )
     context = RunContext(held, desk)
-    begun = Change(grant.tenant, grant.run, RunState.RUNNING, claim.sequence, claim.attempt, claim.at, grant.queue)
     with structlog.contextvars.bound_contextvars(run=context.run_id, task=definition.name, attempt=claim.attempt):
         try:
             _running[slot] = context
@@ -134,7 +134,7 @@ def _attempt(
             desk.board.leave(slot)
             context.roll_back()
             log.warning("attempt_fenced", reason=str(error))
-            desk.send([begun, Ended(grant.run, grant.fence, time.monotonic() - started)])
+            desk.send([held.begun, Ended(grant.run, grant.fence, time.monotonic() - started)])
             return Ending.IGNORE, None
         except Exception:
             desk.board.leave(slot)
@@ -143,7 +143,7 @@ def _attempt(
         desk.board.leave(slot)
         after = context.finish()
         seconds = time.monotonic() - started
-        finished(change, settlement, [begun, *after, change, Ended(grant.run, grant.fence, seconds)])
+        finished(change, settlement, [held.begun, *after, change, Ended(grant.run, grant.fence, seconds)])
         log.info("attempt_ended", state=change.state, seconds=round(seconds, 4))
     return _ending(change), settlement
 

@@ -59,6 +59,8 @@ class Pending:
     events: list[Event] = field(default_factory=list)
     newest: int = 0
     progress: tuple[float, float | None, str | None] | None = None
+    during: int = 0
+    """The sequence of the state that the progress belongs to."""
     merged: int = 0
 
     def put(self, event: Event) -> None:
@@ -93,13 +95,13 @@ class Subscriber:
         pending.put(event)
         self.ready.set()
 
-    def put_progress(self, run: UUID, progress: tuple[float, float | None, str | None]) -> None:
+    def put_progress(self, run: UUID, during: int, progress: tuple[float, float | None, str | None]) -> None:
         """A run has told how far it is; the newest is enough."""
         if (pending := self._of(run)) is None:
             return
         if pending.progress is not None:
             pending.merged += 1
-        pending.progress = progress
+        pending.progress, pending.during = progress, during
         self.ready.set()
 
     def take(self) -> tuple[dict[UUID, Pending], Position | None]:
@@ -208,10 +210,11 @@ class Feed:
         run = UUID(notice["r"])
         if notice["k"] == "P":
             current, total, message = notice["p"]
-            if not (_is_number(current) and (total is None or _is_number(total)) and isinstance(message, str | None)):
+            numbers = _is_number(current) and (total is None or _is_number(total)) and _is_count(notice["s"])
+            if not (numbers and isinstance(message, str | None)):
                 raise ValueError("no progress")
             for subscriber in self.interested(run):
-                subscriber.put_progress(run, (current, total, message))
+                subscriber.put_progress(run, notice["s"], (current, total, message))
             return
         sequence, attempt = notice["s"], notice["a"]
         if not (_is_count(sequence) and _is_count(attempt)):

@@ -281,19 +281,22 @@ class Hub:
 
 
 def _in_order(subscriber: Subscriber, run: UUID, pending: Pending, cursor: str) -> list[Update]:
-    """One run's updates that follow on what was sent."""
-    updates = []
+    """One run's updates that follow on what was sent; its progress within the state that it belongs to."""
+    updates = _progress(subscriber, run, pending, cursor)
     for event in sorted(pending.events, key=lambda event: event.sequence):
         if event.sequence == subscriber.seen[run][0] + 1:
             subscriber.seen[run] = (event.sequence, event.state, event.attempt)
             updates.append(Update(UpdateKind.CHANGE, cursor, event.at, run, event.sequence, event.state, event.attempt))
-    sequence, state, attempt = subscriber.seen[run]
-    if pending.progress is not None and state == "RUNNING":
-        now = datetime.now(UTC)
-        updates.append(
-            Update(UpdateKind.PROGRESS, cursor, now, run, sequence, state, attempt, pending.progress, pending.merged)
-        )
+            updates += _progress(subscriber, run, pending, cursor)
     return updates
+
+
+def _progress(subscriber: Subscriber, run: UUID, pending: Pending, cursor: str) -> list[Update]:
+    sequence, state, attempt = subscriber.seen[run]
+    if pending.progress is None or pending.during != sequence:
+        return []
+    now = datetime.now(UTC)
+    return [Update(UpdateKind.PROGRESS, cursor, now, run, sequence, state, attempt, pending.progress, pending.merged)]
 
 
 def _first(pending: Pending | None) -> int:

@@ -14,8 +14,9 @@ import pytest
 
 from tasks import registry
 from tasks.engine import execute, messages
+from tasks.engine.attempts import Desk
 from tasks.engine.board import Board
-from tasks.engine.context import Desk, RunContext
+from tasks.engine.context import RunContext
 from tasks.engine.execute import Ending
 from tasks.engine.ledger import Ledger
 from tasks.engine.messages import Release

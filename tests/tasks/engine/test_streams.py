@@ -142,6 +142,18 @@ async def test_a_run_is_followed_to_its_end(
         assert told[0][1] == 5
 
 
+async def test_of_a_run_however_short_the_last_progress_is_told_before_its_end(
+    installation: Installation, database: AsyncDatabase, tenant: Principal, hub: Hub
+) -> None:
+    for _ in range(5):
+        run = await asyncio.to_thread(
+            installation.trigger, tenant, "diagnostics.sleep", {"seconds": 0.01, "steps": 5}, delay_seconds=0.2
+        )
+        *_, last, end = await collect(hub.follow(scope_of(database, tenant), run))
+        assert (last.kind, last.state, last.progress) == ("PROGRESS", "RUNNING", (5, 5, None))
+        assert (end.kind, end.state) == ("CHANGE", "SUCCEEDED")
+
+
 async def test_a_resumed_subscription_gets_what_it_missed_and_nothing_is_skipped(
     installation: Installation, database: AsyncDatabase, tenant: Principal, hub: Hub
 ) -> None:
