@@ -35,7 +35,7 @@ CROSS JOIN LATERAL (
 _CANDIDATES = """
 SELECT r.rank, r.id, r.tenant_id, r.queue, r.task, r.concurrency_key
 FROM unnest(%s::uuid[], %s::uuid[]) AS u(tenant, run) JOIN runs r ON r.tenant_id = u.tenant AND r.id = u.run
-WHERE r.state = 'QUEUED'
+WHERE r.state || '' = 'QUEUED' -- Not to be looked for among all that waits of the tenant.
 """
 _NEXT_DUE = """
 SELECT extract(epoch FROM min(available_at) - clock_timestamp())::float8 FROM runs WHERE state = 'SCHEDULED'

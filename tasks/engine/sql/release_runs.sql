@@ -27,7 +27,7 @@ BEGIN
   WITH chosen AS (
     SELECT r.tenant_id, r.id FROM unnest(p_tenants, p_runs) AS u(tenant, run)
     JOIN runs r ON r.tenant_id = u.tenant AND r.id = u.run
-    WHERE r.state = 'QUEUED'
+    WHERE r.state || '' = 'QUEUED' -- Said plainly, PostgreSQL may look for the run among all that waits.
     FOR UPDATE OF r SKIP LOCKED
   ), released AS (
     UPDATE runs r SET state = 'RELEASED', fence = next_fence(r.fence), sequence = r.sequence + 1,

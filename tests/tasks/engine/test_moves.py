@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 
+import psycopg2
 import pytest
 
-from tasks.engine import documents, limits, runs, switches
+from tasks.engine import documents, limits, runs, switches, waiting
 from tasks.engine.admission import LimitKind
-from tasks.engine.ledger import NotLeading, Settlement
+from tasks.engine.ledger import SHARD, NotLeading, Settlement
 from tasks.engine.limits import LimitRequest
 from tasks.engine.outcomes import Fenced
 from tasks.engine.states import MOVES, TERMINAL, RunState
@@ -213,3 +215,26 @@ def test_a_failure_is_told_whatever_it_says(
     told = installation.run(tenant, run).error
     assert told is not None
     assert told["message"] == documents.readable(said)
+
+
+def test_to_release_a_run_nobody_looks_through_what_waits_though_no_table_was_ever_analysed(
+    installation: Installation, hands: Hands, tenant: Principal
+) -> None:
+    installation.rows(
+        "INSERT INTO runs (tenant_id, id, task, queue, args, priority, rank, state, max_attempts, actor_kind, actor,"
+        " available_at) SELECT %s, new_id(), 'diagnostics.echo', 'diagnostics', '{}', 5, now(), 'QUEUED', 1, 'USER',"
+        " 'a', now() FROM generate_series(1, 5000)",
+        str(tenant.tenant),
+    )
+    rows = installation.rows("SELECT id FROM runs WHERE tenant_id = %s LIMIT 10", str(tenant.tenant))
+    wanted = [tenant.tenant] * len(rows), [run for (run,) in rows]
+    with closing(psycopg2.connect(installation.addresses.system)) as connection, connection.cursor() as cursor:
+        cursor.execute(waiting._CANDIDATES, wanted)
+        assert len(cursor.fetchall()) == 10
+        cursor.execute("SELECT 1 FROM release_runs(%s, %s, %s, %s)", (SHARD, hands.epoch, *wanted))
+        assert len(cursor.fetchall()) == 10
+        cursor.execute("SELECT sum(idx_tup_fetch) FROM pg_stat_xact_user_tables WHERE relname LIKE 'runs%'")
+        [(read,)] = cursor.fetchall()
+        connection.rollback()
+    installation.rows("DELETE FROM runs WHERE tenant_id = %s", str(tenant.tenant))
+    assert 0 < read < 200
