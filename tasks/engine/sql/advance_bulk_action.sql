@@ -1,7 +1,8 @@
 -- Carries out a portion of one bulk action, of the tenant that has waited longest for its turn and there of the action
 -- that has, for the leader of the shard. A portion has so many runs at most, and of those that are retried so many bytes
--- of arguments, but for a first one that is heavier. Each portion is one transaction: it acts and moves on, or does neither. Waits for nobody: a run whose row is locked,
--- or whose lease its own step holds, is put behind the others. Returns the changes of state.
+-- of arguments, but for a first one that is heavier. Each portion is one transaction: it acts and moves on, or does
+-- neither. Waits for nobody: a run whose row is locked, or whose lease its own step holds, is put behind the others.
+-- Returns the changes of state.
 --   done    what was cancelled or told to stop; what was retried
 --   failed  what could not be: it had ended, or had not; it had been retried; it is gone; its family is off, its tenant
 --           suspended, its task or its tenant drained
