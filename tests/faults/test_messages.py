@@ -63,7 +63,7 @@ def test_row_33_a_hundred_copies_of_each_message_in_any_order_have_one_effect(
         assert installation.states(run) == ["QUEUED", "RELEASED", "RUNNING", "SUCCEEDED"]
     _all_are_read(installation)
     # A line to Redis that is broken and mended takes what it has read with it.
-    eventually(lambda: 450 <= hand.refused().get("stale", 0) <= 495, 60)
+    eventually(lambda: 450 <= hand.refused().get("stale", 0) <= 495)
     assert hand.refused().keys() == {"stale"}
     assert_invariants(installation)
 

@@ -30,7 +30,7 @@ from tests.support.forkserver import Process
 T = TypeVar("T")
 
 
-def eventually(question: Callable[[], T], seconds: float = 20.0, every: float = 0.02) -> T:
+def eventually(question: Callable[[], T], seconds: float = 60.0, every: float = 0.02) -> T:
     """Ask until the answer is true; fails when it never is."""
     until = time.monotonic() + seconds
     pause = threading.Event()
