@@ -347,7 +347,7 @@ def test_a_cancel_needs_no_redis(installation: Installation, tenant: Principal, 
     redis_proxy.flow.clear()
     for wanted in (run, waiting):
         installation.write(tenant, runs.cancel, wanted)
-        assert installation.ended(tenant, wanted, 15).state == "CANCELLED"
+        assert installation.ended(tenant, wanted, 40).state == "CANCELLED"
     redis_proxy.flow.set()
     redis_proxy.cut()
     installation.redis_url = direct
@@ -361,7 +361,7 @@ def test_in_a_pool_of_threads_an_attempt_stops_where_it_looks(installation: Inst
     limited = installation.trigger(tenant, "diagnostics.limited", {"seconds": 3, "steps": 1})
     _running(installation, run)
     installation.write(tenant, runs.cancel, run)
-    assert installation.ended(tenant, run, 10).state == "CANCELLED"
+    assert installation.ended(tenant, run, 40).state == "CANCELLED"
     ended = installation.ended(tenant, limited)
     assert (ended.state, ended.attempt, ended.crashes) == ("TIMED_OUT", 4, 0)
     assert installation.log("w1").count("attempt_killed") == 4, "each is told once"
@@ -378,7 +378,7 @@ def test_in_a_pool_of_threads_sessions_held_for_long_hold_up_no_others(
     for run in (held := _writes(installation, tenant, 60, 2)):
         _running(installation, run)
     [write] = _writes(installation, other_tenant, 0)
-    assert installation.ended(other_tenant, write, 10).state == "SUCCEEDED"
+    assert installation.ended(other_tenant, write, 40).state == "SUCCEEDED"
     assert [installation.states(run)[-1] for run in held] == ["RUNNING", "RUNNING"]
 
 

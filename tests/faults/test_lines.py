@@ -17,7 +17,7 @@ def test_a_dispatcher_comes_back(installation: Installation, tenant: Principal, 
     installation.start_worker()
     installation.ended(tenant, installation.trigger(tenant, "diagnostics.write", WRITE))
     database_proxy.swallow()
-    installation.ended(tenant, installation.trigger(tenant, "diagnostics.write", WRITE), 15)
+    installation.ended(tenant, installation.trigger(tenant, "diagnostics.write", WRITE), 40)
     assert_invariants(installation)
 
 
@@ -27,7 +27,7 @@ def test_a_worker_comes_back(installation: Installation, tenant: Principal, data
     installation.start_worker(concurrency=1, DATABASE_URL=database_proxy.through(installation.addresses.app))
     installation.ended(tenant, installation.trigger(tenant, "diagnostics.write", WRITE))
     database_proxy.swallow()
-    ended = installation.ended(tenant, installation.trigger(tenant, "diagnostics.write", WRITE), 20)
+    ended = installation.ended(tenant, installation.trigger(tenant, "diagnostics.write", WRITE), 40)
     assert (ended.state, ended.crashes) == ("SUCCEEDED", 0)
     assert_invariants(installation)
 
@@ -40,7 +40,7 @@ def test_a_claim_whose_answer_never_comes_does_not_hold_its_process(
     installation.start_worker(concurrency=1, DATABASE_URL=database_proxy.through(installation.addresses.app))
     run = installation.trigger(tenant, "diagnostics.write", WRITE)
     trap.wait()
-    ended = installation.ended(tenant, run, 15)
+    ended = installation.ended(tenant, run, 40)
     assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 1, 0), "it was asked again with its token"
     assert_invariants(installation)
 
@@ -69,8 +69,8 @@ def test_a_process_whose_session_is_never_answered_can_be_ended(
     run = installation.trigger(tenant, "diagnostics.write", WRITE)
     trap.wait()
     installation.write(tenant, runs.cancel, run)
-    assert installation.ended(tenant, run, 15).state == "CANCELLED"
-    ended = installation.ended(tenant, installation.trigger(tenant, "diagnostics.write", WRITE), 15)
+    assert installation.ended(tenant, run, 40).state == "CANCELLED"
+    ended = installation.ended(tenant, installation.trigger(tenant, "diagnostics.write", WRITE), 40)
     assert (ended.state, ended.attempt) == ("SUCCEEDED", 1)
     assert_invariants(installation)
 
@@ -83,6 +83,6 @@ def test_a_process_whose_settlement_is_never_answered_is_ended_with_its_lease(
     installation.start_worker(concurrency=1, DATABASE_URL=database_proxy.through(installation.addresses.app))
     run = installation.trigger(tenant, "diagnostics.write", WRITE)
     trap.wait()
-    ended = installation.ended(tenant, run, 15)
+    ended = installation.ended(tenant, run, 40)
     assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 2, 1)
     assert_invariants(installation)

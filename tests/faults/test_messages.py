@@ -235,11 +235,11 @@ def test_a_key_of_the_wrong_type_in_place_of_a_queue_is_put_aside(
         client.set(QUEUE, "there before the worker")
         installation.start_worker("w1")
         (run,) = _trigger(installation, tenant)
-        assert installation.ended(tenant, run, 10).attempt == 1
+        assert installation.ended(tenant, run).attempt == 1
         assert client.get(names.put_aside(QUEUE)) == "there before the worker"
         client.set(QUEUE, "while it reads")
         (run,) = _trigger(installation, tenant)
-        assert installation.ended(tenant, run, 10).attempt == 1
+        assert installation.ended(tenant, run).attempt == 1
         assert client.get(names.put_aside(QUEUE)) == "while it reads"
         client.delete(names.put_aside(QUEUE))
     assert installation.processes["w1"].poll() is None
@@ -274,8 +274,8 @@ def test_row_37_a_flood_of_garbage_leaves_room_for_real_work(
             counts[flooded] += _ended(installation) - before
         assert installation.processes["w1"].poll() is None
         _all_are_read(installation)
-    # The quick form may run where others leave this process little of the machine.
-    assert counts[True] >= tier(0.25, 0.5) * counts[False], counts
+    # Rates are compared where the machine is this test's alone: the quick form asks that work goes on at all.
+    assert counts[True] >= tier(1, counts[False] / 2), counts
     # What a worker had asked for when it gave its connection up is lost, and nobody counts it.
     with suppress(AssertionError):
         eventually(lambda: _refused(installation) >= 0.9 * sent)

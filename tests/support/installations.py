@@ -222,7 +222,7 @@ class Installation:
         """Every state the run has been in."""
         return [state for _, state, _ in self.history(run)]
 
-    def ended(self, principal: Principal, run: UUID, seconds: float = 30.0) -> Run:
+    def ended(self, principal: Principal, run: UUID, seconds: float = 60.0) -> Run:
         """Wait until the run has ended."""
         statement, states = "SELECT 1 FROM runs WHERE id = %s AND state = ANY (%s)", [state.value for state in TERMINAL]
         eventually(lambda: self.rows(statement, str(run), states), seconds, every=0.05)
