@@ -44,7 +44,7 @@ class Server:
     def start(self) -> None:
         """Start it again where it was, and wait until it answers."""
         self._process.start()
-        eventually(self._answers, 20)
+        eventually(self._answers)
 
     def freeze(self) -> None:
         """It keeps its connections and answers no more."""
