@@ -107,8 +107,9 @@ def test_row_8_the_death_of_a_child_is_seen_at_once(installation: Installation, 
     installation.environment["TENANTRY_ENGINE__LEASE_SECONDS"] = "60"
     installation.start_dispatcher()
     installation.start_worker("w1", concurrency=1)
-    run = installation.trigger(tenant, "diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 1})
-    _running(installation, run)
+    run = installation.trigger(tenant, "diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 3})
+    # Who dies between its claim and its first word of it is known by its lease alone.
+    eventually(lambda: installation.rows("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE %s", f"{run}/%"))
     (child,) = installation.children("w1")
     os.kill(child, signal.SIGKILL)
     killed = time.monotonic()
