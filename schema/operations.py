@@ -128,4 +128,19 @@ class Query:
 
     metrics: Metrics = later.field(permissions.TENANT_READ, window=(MetricsWindow | None, MetricsWindow.HOUR))
     usage: Usage = later.field(permissions.TENANT_READ)
-    audit_log: Connection[AuditEntry] = later.field(permissions.AUDIT_READ, first=int | None, after=str | None)
+
+    @strawberry.field(extensions=[permissions.AUDIT_READ], description="Newest first.")
+    async def audit_log(self, info: Info, first: int | None = None, after: str | None = None) -> Connection[AuditEntry]:
+        page = await info.context.data.read(audit.page, first=first, after=after)
+        return Connection(**paging.parts(page, _show_entry))
+
+
+def _show_entry(row: models.AuditEntry) -> AuditEntry:
+    return AuditEntry(
+        id=strawberry.ID(ids.show("aud", row.id)),
+        at=row.at,
+        actor=row.actor,
+        action=row.action,
+        target=row.target,
+        detail=row.detail,
+    )

@@ -13,13 +13,14 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from pydantic import SecretStr
 from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from tenants import context, db, ids, pages, signing
+from tenants import audit, context, db, ids, pages, signing
 from tenants.errors import Forbidden, InvalidInput, Issue, NotFound, Unauthenticated
 from tenants.models import ApiKey
 from tenants.pages import Page
@@ -121,6 +122,7 @@ def create(
     session.add(key)
     session.flush()
     session.refresh(key)
+    audit.record(session, "key.create", ids.show("key", key.id), after=_shown(key))
     return Created(key, secret)
 
 
@@ -151,6 +153,7 @@ def revoke(session: Session, key_id: UUID) -> ApiKey:
     if key.revoked_at is None:
         key.revoked_at = datetime.now(UTC)
         session.flush()
+    audit.record(session, "key.revoke", ids.show("key", key.id), before=_shown(key))
     return key
 
 
@@ -219,6 +222,17 @@ def _check(name: str, scopes: Sequence[str], task_names: Sequence[str] | None, e
         issues.append(Issue(("expiresAt",), "must be in the future"))
     if issues:
         raise InvalidInput(f"{'.'.join(issues[0].path)} {issues[0].message}.", issues=issues)
+
+
+def _shown(key: ApiKey) -> dict[str, Any]:
+    """What the audit log tells of a key."""
+    return {
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": key.scopes,
+        "taskNames": key.task_names,
+        "expiresAt": key.expires_at.isoformat() if key.expires_at else None,
+    }
 
 
 def _new_secret() -> str:

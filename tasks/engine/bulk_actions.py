@@ -7,7 +7,7 @@ that was retried before: whoever repeats a call doubles nothing.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -23,7 +23,7 @@ from tasks.engine.filters import RunFilter
 from tasks.engine.ledger import SHARD, Change, Ledger, changes
 from tasks.engine.models import BulkAction, Run
 from tasks.engine.states import TERMINAL, RunState
-from tenants import context, ids
+from tenants import audit, context, ids
 from tenants.errors import Forbidden, NotFound, QuotaExceeded
 from tenants.models import Key
 
@@ -109,6 +109,8 @@ def begin(session: Session, kind: ActionKind, wanted: RunFilter) -> BulkAction:
     action = session.scalars(made.returning(BulkAction)).one()
     if kind is ActionKind.RETRY:
         _check_backlog(session, action.id)
+    told = {name: value for name, value in asdict(wanted).items() if value is not None}
+    audit.record(session, f"runs.{kind.value.lower()}", ids.show("bulk", action.id), matched=action.total, filter=told)
     return action
 
 

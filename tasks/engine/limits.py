@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, func, select, text
@@ -14,7 +15,7 @@ from tasks import registry
 from tasks.engine import documents, switches
 from tasks.engine.admission import EACH, LimitKind
 from tasks.engine.models import Limit
-from tenants import context, ids
+from tenants import audit, context, ids
 from tenants.context import ActorKind
 from tenants.errors import Conflict, Forbidden, InvalidInput, Issue, NotFound, QuotaExceeded
 
@@ -116,6 +117,8 @@ def put(session: Session, request: LimitRequest) -> Limit:
         "actor": caller.actor,
         "changed_at": func.clock_timestamp(),
     }
+    before = session.scalar(select(Limit).where(Limit.name == request.name, Limit.kind == request.kind.value))
+    before = None if before is None else _shown(before)
     statement = insert(Limit).values(id=ids.new(), name=request.name, kind=request.kind.value, **values)
     made: Limit | None = session.scalar(
         statement.on_conflict_do_update(
@@ -131,6 +134,7 @@ def put(session: Session, request: LimitRequest) -> Limit:
         raise QuotaExceeded(
             f"A tenant has at most {_MOST} limits.", limit_name="limits", limit=_MOST, used=float(number - 1)
         )
+    audit.record(session, "limit.set", ids.show("lim", made.id), before=before, after=_shown(made))
     return made
 
 
@@ -141,11 +145,27 @@ def remove(session: Session, limit_id: UUID) -> None:
         NotFound: there is none with this id.
         Forbidden: an operator has set it.
     """
-    statement = delete(Limit).where(Limit.id == get(session, limit_id).id)
+    found = get(session, limit_id)
+    statement = delete(Limit).where(Limit.id == found.id)
     if context.principal(session).kind is not ActorKind.OPERATOR:
         statement = statement.where(Limit.actor_kind != ActorKind.OPERATOR.value)
     if session.scalar(statement.returning(Limit.id)) is None:
         raise Forbidden("An operator has set this limit: only operators remove it.")
+    audit.record(session, "limit.remove", ids.show("lim", limit_id), before=_shown(found))
+
+
+def _shown(limit: Limit) -> dict[str, Any]:
+    """What the audit log tells of a limit."""
+    return {
+        "name": limit.name,
+        "kind": limit.kind,
+        "amount": limit.amount,
+        "perSeconds": limit.per_seconds,
+        "burst": limit.burst,
+        "taskName": limit.task,
+        "queue": limit.queue,
+        "concurrencyKey": limit.concurrency_key,
+    }
 
 
 def _check(request: LimitRequest) -> None:

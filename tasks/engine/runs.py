@@ -21,7 +21,7 @@ from tasks.engine.models import Run, RunEvent, RunLease, RunProgress
 from tasks.engine.publish import Bell
 from tasks.engine.requests import TriggerRequest as TriggerRequest
 from tasks.engine.states import TERMINAL, RunState
-from tenants import context, db, pages, settings
+from tenants import audit, context, db, ids, pages, settings
 from tenants.errors import (
     Forbidden,
     InvalidInput,
@@ -201,6 +201,7 @@ def cancel(session: Session, run_id: UUID) -> Run:
         move(session, run, RunState.CANCELLED, "cancelled before it started")
         run.finished_at = now
     session.flush()
+    audit.record(session, "run.cancel", ids.show("run", run.id), task=run.task)
     return run
 
 

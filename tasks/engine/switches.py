@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from tasks import registry
 from tasks.engine import documents
 from tasks.engine.models import WHOLE, Pause
-from tenants import context
+from tenants import audit, context
 from tenants.context import ActorKind
 from tenants.errors import Forbidden, InvalidInput, Issue, NotFound
 from tenants.models import TenantFamily
@@ -35,6 +35,7 @@ def enable(session: Session, family: str) -> None:
     if session.scalar(select(TenantFamily).where(TenantFamily.family == family)) is None:
         session.add(TenantFamily(family=family))
         session.flush()
+    audit.record(session, "family.enable", family)
 
 
 def resolve_task(session: Session, name: str) -> str:
@@ -80,6 +81,7 @@ def pause(session: Session, task_name: str | None = None, note: str | None = Non
     written = statement.on_conflict_do_update(index_elements=["tenant_id", "task"], set_=values, where=free)
     if session.scalar(written.returning(Pause.task)) is None:
         raise Forbidden("An operator has paused this: only operators change it.")
+    audit.record(session, "tasks.drain" if draining else "tasks.pause", task_name, note=note)
 
 
 def resume(session: Session, task_name: str | None = None) -> None:
@@ -101,3 +103,4 @@ def resume(session: Session, task_name: str | None = None) -> None:
         statement = statement.where(Pause.actor_kind != ActorKind.OPERATOR.value)
     if session.scalar(statement.returning(Pause.task)) is None and name in there:
         raise Forbidden("An operator has paused this: only operators resume it.")
+    audit.record(session, "tasks.resume", task_name)

@@ -1,0 +1,78 @@
+"""The audit log: who did what in a tenant. Appended with the change it tells of, chained by hash afterwards.
+
+An entry is written in the transaction of what it tells, so there is none without the other, and no writer waits for
+another. The leading dispatcher seals what has been committed: it numbers the entries of each tenant and gives each the
+hash of itself and of the one before, so that none can be altered, added or taken out without every later hash changing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from tenants import context, ids, pages
+from tenants.models import AuditEntry
+from tenants.pages import Page
+
+_VERIFY = text("SELECT * FROM verify_audit()")
+_EXPORTED = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the chain of a tenant's entries says.
+
+    Args:
+        sealed: how many entries are in the chain.
+        waiting: how many have not been sealed yet.
+        head: the last entry's hash, hexadecimal; kept elsewhere it shows later whether the end was cut off.
+        broken: the position of the first entry that does not fit; None where all do.
+    """
+
+    sealed: int
+    waiting: int
+    head: str | None
+    broken: int | None
+
+
+def record(session: Session, action: str, target: str | None = None, **detail: Any) -> None:
+    """Note what the session's caller does, in the session's transaction.
+
+    Args:
+        action: what, such as `limit.set`.
+        target: what it was done to, as an outside id or a name.
+        detail: what was before and after, and no secret.
+    """
+    caller = context.principal(session)
+    session.add(
+        AuditEntry(
+            id=ids.new(),
+            actor_kind=caller.kind.value,
+            actor=caller.actor,
+            action=action,
+            target=target,
+            detail=orjson.loads(orjson.dumps(detail)),
+        )
+    )
+    session.flush()
+
+
+def page(session: Session, *, first: int | None = None, after: str | None = None) -> Page[AuditEntry]:
+    """One page of the tenant's entries, newest first."""
+    return pages.read(session, select(AuditEntry), AuditEntry.id, "audit", first=first, after=after)
+
+
+def export(session: Session) -> Iterator[AuditEntry]:
+    """All entries of the tenant, oldest first."""
+    return session.scalars(select(AuditEntry).order_by(AuditEntry.id).execution_options(yield_per=_EXPORTED))
+
+
+def verify(session: Session) -> Verdict:
+    """Compute every hash of the tenant's chain again."""
+    row = session.execute(_VERIFY).one()
+    return Verdict(row.sealed, row.waiting, row.head, row.broken)
