@@ -7,7 +7,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.commands import database, doctor, environment, limits, runs, tenants
+from api.commands import audit, database, doctor, environment, limits, runs, tenants
 from tenants.errors import TenantryError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ for _name, _group in {
     "task": runs.task,
     "run": runs.run,
     "limits": limits.limits,
+    "audit": audit.audit,
     "database": database.database,
     "schema": schema,
 }.items():

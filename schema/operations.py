@@ -1,4 +1,4 @@
-"""Operation: queues, workers, figures, usage, the audit log. A tenant sees its own figures, an operator all."""
+"""Operation: queues, workers, figures, usage. A tenant sees its own figures, an operator all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import strawberry
 from schema import later, permissions
 from schema.context import Info
 from schema.nodes import Node
-from schema.paging import Connection
-from schema.scalars import JSON
 from tasks.engine import figures
 
 
@@ -83,15 +81,6 @@ class Usage:
 
 
 @strawberry.type
-class AuditEntry(Node):
-    at: datetime
-    actor: str
-    action: str
-    target: str | None
-    detail: JSON
-
-
-@strawberry.type
 class Query:
     @strawberry.field(extensions=[permissions.TENANT_READ])
     async def queues(self, info: Info) -> list[QueueStatus]:
@@ -128,19 +117,3 @@ class Query:
 
     metrics: Metrics = later.field(permissions.TENANT_READ, window=(MetricsWindow | None, MetricsWindow.HOUR))
     usage: Usage = later.field(permissions.TENANT_READ)
-
-    @strawberry.field(extensions=[permissions.AUDIT_READ], description="Newest first.")
-    async def audit_log(self, info: Info, first: int | None = None, after: str | None = None) -> Connection[AuditEntry]:
-        page = await info.context.data.read(audit.page, first=first, after=after)
-        return Connection(**paging.parts(page, _show_entry))
-
-
-def _show_entry(row: models.AuditEntry) -> AuditEntry:
-    return AuditEntry(
-        id=strawberry.ID(ids.show("aud", row.id)),
-        at=row.at,
-        actor=row.actor,
-        action=row.action,
-        target=row.target,
-        detail=row.detail,
-    )

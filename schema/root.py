@@ -31,6 +31,7 @@ from strawberry.utils.str_converters import to_camel_case
 
 import schema.families
 from schema import (
+    audit,
     bulk_actions,
     catalogue,
     dead_letters,
@@ -61,6 +62,7 @@ _MODULES = (
     keys,
     limits,
     operations,
+    audit,
     tenants,
     triggers,
     bulk_actions,
@@ -87,6 +89,8 @@ class _NodeQuery:
                 return await keys.find(info, id)
             case "lim" if info.context.caller.may("tenant:read"):
                 return await limits.find(info, id)
+            case "aud" if info.context.caller.may("audit:read"):
+                return await audit.find(info, id)
             case "ten":
                 tenant = await tenants.read_tenant(info)
                 return tenant if tenant.id == id else None

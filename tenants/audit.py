@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import orjson
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from tenants import context, ids, pages
+from tenants.errors import NotFound
 from tenants.models import AuditEntry
 from tenants.pages import Page
 
@@ -60,6 +62,18 @@ def record(session: Session, action: str, target: str | None = None, **detail: A
         )
     )
     session.flush()
+
+
+def get(session: Session, entry_id: UUID) -> AuditEntry:
+    """One entry of the tenant.
+
+    Raises:
+        NotFound: there is none with this id.
+    """
+    found = session.scalar(select(AuditEntry).where(AuditEntry.id == entry_id))
+    if found is None:
+        raise NotFound
+    return found
 
 
 def page(session: Session, *, first: int | None = None, after: str | None = None) -> Page[AuditEntry]:

@@ -26,9 +26,10 @@ BEGIN
     RETURN 0;
   END IF;
   FOR v_entry IN
-    SELECT * FROM audit_entries e
-    WHERE e.position IS NULL AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY e.tenant_id, e.xid, e.id LIMIT p_most
+    SELECT * FROM (
+      SELECT * FROM audit_entries e WHERE e.position IS NULL AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+      ORDER BY e.xid, e.id LIMIT p_most
+    ) e ORDER BY e.tenant_id, e.xid, e.id
   LOOP
     IF v_tenant IS DISTINCT FROM v_entry.tenant_id THEN
       v_tenant := v_entry.tenant_id;
@@ -36,8 +37,8 @@ BEGIN
       FROM audit_entries e WHERE e.tenant_id = v_tenant AND e.position IS NOT NULL ORDER BY e.position DESC LIMIT 1;
     END IF;
     v_position := coalesce(v_position, 0) + 1;
-    v_hash := audit_hash(v_hash, v_position, v_entry.tenant_id, v_entry.id, v_entry.at,
-                              v_entry.actor_kind, v_entry.actor, v_entry.action, v_entry.target, v_entry.detail);
+    v_hash := audit_hash(v_hash, v_position, v_entry.tenant_id, v_entry.id, v_entry.at, v_entry.actor_kind,
+                         v_entry.actor, v_entry.action, v_entry.target, v_entry.detail);
     UPDATE audit_entries e SET position = v_position, hash = v_hash
     WHERE e.tenant_id = v_entry.tenant_id AND e.id = v_entry.id;
     v_sealed := v_sealed + 1;

@@ -16,6 +16,7 @@ from tests.support.installations import Installation
 READ, APPEND, WRITE = {"SELECT"}, {"SELECT", "INSERT"}, {"SELECT", "INSERT", "UPDATE"}
 EVERYTHING = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 APP = {
+    "audit_entries": READ,
     "bulk_actions": APPEND,
     "dispatcher_leader": READ,
     "idempotency_keys": WRITE,
@@ -41,6 +42,9 @@ SYSTEM = {
     "workers": {"SELECT", "DELETE"},
 }
 COLUMNS = {
+    ("tenantry_app", "audit_entries", "INSERT"): {
+        "tenant_id", "id", "actor_kind", "actor", "action", "target", "detail",
+    },
     ("tenantry_app", "tenants", "UPDATE"): {"name", "timezone"},
     ("tenantry_app", "users", "SELECT"): {"id", "email", "created_at"},
     ("tenantry_system", "tenants", "SELECT"): {
@@ -81,6 +85,7 @@ DEFINERS = {
     "refuse_messages": {"tenantry_app"},
     "renew_leases": {"tenantry_app"},
     "rescue_runs": {"tenantry_system"},
+    "seal_audit": {"tenantry_system"},
     "worker_gone": {"tenantry_app"},
     "worker_seen": {"tenantry_app"},
 }

@@ -23,7 +23,6 @@ LATER = {
     "Mutation.rotateApiKey",
     "Mutation.triggerSchedule",
     "Mutation.updateSchedule",
-    "Query.auditLog",
     "Query.metrics",
     "Query.schedule",
     "Query.schedulePreview",

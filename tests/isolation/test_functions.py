@@ -176,6 +176,11 @@ def test_what_was_refused_stays_noted(installation: Installation, app: Ledger) -
         "UPDATE bulk_actions SET pending = '{}'",
         "DELETE FROM bulk_actions",
         "SELECT new_id()",
+        "SELECT seal_audit(1)",
+        "UPDATE audit_entries SET action = 'nothing'",
+        "DELETE FROM audit_entries",
+        "INSERT INTO audit_entries (id, actor_kind, actor, action, detail, position)"
+        " VALUES (gen_random_uuid(), 'USER', 'me', 'nothing', '{}', 1)",
         "UPDATE dispatcher_leader SET holder = 'me'",
         "DELETE FROM workers",
         "UPDATE tenants SET suspended_at = now()",

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from tasks.families.sales.models import Order, SalesSettings
+from tenants import audit
 from tenants.errors import Conflict, InvalidInput, Issue
 
 DEFAULT_CURRENCY = "EUR"
@@ -41,6 +42,7 @@ def configure(session: Session, *, currency: str | None = None, retention_months
     current = read(session)
     if currency not in (None, current.currency) and session.scalar(select(select(Order.number).exists())):
         raise Conflict(f"There are orders in {current.currency}: amounts of two currencies can't be added.")
+    before = {"currency": current.currency, "retention_months": current.retention_months}
     wanted = {
         "currency": currency or current.currency,
         "retention_months": retention_months or current.retention_months,
@@ -50,5 +52,6 @@ def configure(session: Session, *, currency: str | None = None, retention_months
         .values(**wanted)
         .on_conflict_do_update(index_elements=[SalesSettings.tenant_id], set_=wanted)
     )
+    audit.record(session, "sales.configure", before=before, after=wanted)
     session.expire_all()
     return read(session)

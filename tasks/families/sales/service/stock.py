@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
 from tasks.families.sales.models import Product, StockAlert
+from tenants import audit
 from tenants.errors import InvalidInput, NotFound
 
 _LARGEST = 2**31 - 1
@@ -56,6 +57,7 @@ def record(session: Session, counts: Sequence[Count]) -> None:
     )
     if len(found.all()) != len(counts):
         raise NotFound("There is no such product.")
+    audit.record(session, "sales.record_stock", after=[asdict(count) for count in counts])
 
 
 def raise_alerts(session: Session, now: datetime) -> list[Product]:
