@@ -1,38 +1,300 @@
-"""The audit log: one entry for each mutation, sealed in a chain that shows what was changed afterwards."""
+"""The audit log: one entry for each mutation, in a chain that shows what was changed in it afterwards."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
+import psycopg2
 import pytest
-from graphql import GraphQLObjectType
 
-from schema import root
-from tenants import audit, context, ids
+from tasks.engine import limits
+from tasks.engine.admission import LimitKind
+from tasks.engine.ledger import Settlement
+from tasks.engine.limits import LimitRequest
+from tasks.engine.states import RunState
+from tenants import audit, ids
 from tenants.audit import Verdict
 from tenants.context import Principal
-from tests.architecture.test_schema_guards import LATER
+from tests.architecture.test_schema_guards import LATER, ROOT
 from tests.support.apis import Api, Caller
+from tests.support.folders import ROOT as CHECKOUT
 from tests.support.hands import Hands
 from tests.support.installations import Installation
 
 LOG = "{ auditLog(first: 100) { nodes { id at actor action target detail } } }"
-PROBLEM = "{ success message problem { message } }"
-ECHO = "diagnostics.echo"
+BOOM = {"type": "Boom", "message": "no", "retryable": True}
 
 
-class Mutations:
-    """Calls each mutation once so that it changes something; most of them name what another one made."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tenant with what the mutations change."""
 
-    def __init__(self, caller: Caller) -> None:
-        self.caller = caller
+    caller: Caller
+    hands: Hands
+    tenant: Principal
 
-    def call(self, name: str, given: str, wanted: str = "") -> Any:
-        """What a mutation answers."""
-        found = self.caller.ask(f"mutation {{ {name}{given} {{ success message {wanted} problem {{ message }} }} }}")
-        assert found[name]["success"], found
-        return found[name]
+    @property
+    def waiting(self) -> str:
+        """A run that waits."""
+        return ids.show("run", self.hands.installation.trigger(self.tenant, "diagnostics.echo", delay_seconds=3600))
+
+    @property
+    def failed(self) -> str:
+        """A dead letter."""
+        run, fence = self.hands.running(self.tenant)
+        self.hands.settle(self.tenant, run, fence, Settlement(RunState.FAILED, error=BOOM))
+        return ids.show("run", run)
+
+    @property
+    def group(self) -> str:
+        """A group of dead letters."""
+        assert self.failed
+        found: str = self.caller.ask("{ deadLetters { nodes { id } } }")["deadLetters"]["nodes"][0]["id"]
+        return found
+
+    @property
+    def key(self) -> str:
+        """An API key."""
+        self.caller.ask('mutation { createApiKey(input: {name: "k", scopes: ["runs:read"]}) { success } }')
+        found: str = self.caller.ask("{ apiKeys(first: 1) { nodes { id } } }")["apiKeys"]["nodes"][0]["id"]
+        return found
+
+    @property
+    def limit(self) -> str:
+        """A limit."""
+        request = LimitRequest("some", LimitKind.CONCURRENCY, 3)
+        return ids.show("lim", self.hands.installation.write(self.tenant, limits.put, request).id)
+
+
+CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
+    "cancelRun": ("run.cancel", lambda place: f'(id: "{place.waiting}")'),
+    "cancelRuns": ("runs.cancel", lambda place: f'(filter: {{ids: ["{place.waiting}"]}}, dryRun: false)'),
+    "createApiKey": ("key.create", lambda place: '(input: {name: "k", scopes: ["runs:read"]})'),
+    "pauseTasks": ("tasks.pause", lambda place: '(note: "why")'),
+    "recordSalesStock": ("sales.record_stock", lambda place: "(counts: [])"),
+    "removeLimit": ("limit.remove", lambda place: f'(id: "{place.limit}")'),
+    "resumeTasks": ("tasks.resume", lambda place: ""),
+    "retryDeadLetters": ("runs.retry", lambda place: f'(groupId: "{place.group}", dryRun: false)'),
+    "retryRuns": ("runs.retry", lambda place: f'(filter: {{ids: ["{place.failed}"]}}, dryRun: false)'),
+    "revokeApiKey": ("key.revoke", lambda place: f'(id: "{place.key}")'),
+    "setLimit": ("limit.set", lambda place: '(input: {name: "n", kind: CONCURRENCY, amount: 3})'),
+    "updateSalesSettings": ("sales.configure", lambda place: "(retentionMonths: 12)"),
+}
+TRIGGERS: dict[str, Callable[[Place], str]] = {
+    "exportSales": lambda place: '(startDate: "2026-01-01", endDate: "2026-01-31")',
+    "generateSalesReport": lambda place: '(month: "2026-01")',
+    "importSalesOrders": lambda place: '(file: "orders.csv")',
+    "refreshSales": lambda place: "",
+    "retryRun": lambda place: f'(id: "{place.failed}")',
+    "triggerBackgroundTask": lambda place: '(taskName: "diagnostics.echo")',
+    "triggerBackgroundTasks": lambda place: '(inputs: [{taskName: "diagnostics.echo"}])',
+}
+"""For a run, the row with its actor is the entry."""
+
+
+@pytest.fixture
+def place(api: Api, hands: Hands, tenant: Principal) -> Place:
+    return Place(api.caller(tenant), hands, tenant)
+
+
+def test_every_mutation_is_one_of_these() -> None:
+    there = {name.partition(".")[2] for name in ROOT if name.startswith("Mutation.") and name not in LATER}
+    assert there == CHANGES.keys() | TRIGGERS.keys()
+
+
+def _entries(place: Place) -> list[tuple[Any, ...]]:
+    return place.hands.installation.rows(
+        "SELECT id, actor_kind, actor, action FROM audit_entries WHERE tenant_id = %s", str(place.tenant.tenant)
+    )
+
+
+def _runs(place: Place) -> list[tuple[Any, ...]]:
+    return place.hands.installation.rows(
+        "SELECT id, actor_kind, actor FROM runs WHERE tenant_id = %s", str(place.tenant.tenant)
+    )
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_told_once(place: Place, name: str) -> None:
+    action, given = CHANGES[name]
+    arguments = given(place)
+    before = _entries(place)
+    answer = place.caller.ask(f"mutation {{ {name}{arguments} {{ success message }} }}")[name]
+    assert answer["success"], answer
+    [(_, kind, actor, told)] = set(_entries(place)) - set(before)
+    assert (kind, actor, told) == ("API_KEY", ids.show("key", place.caller.key_id), action)
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_a_run_tells_who_triggered_it(place: Place, name: str) -> None:
+    arguments = TRIGGERS[name](place)
+    runs, entries = _runs(place), _entries(place)
+    answer = place.caller.ask(f"mutation {{ {name}{arguments} {{ success message }} }}")[name]
+    assert answer["success"], answer
+    [(_, kind, actor)] = set(_runs(place)) - set(runs)
+    assert (kind, actor) == ("API_KEY", ids.show("key", place.caller.key_id))
+    assert _entries(place) == entries
+
+
+def test_what_is_refused_leaves_no_entry(place: Place) -> None:
+    before = _entries(place)
+    answer = place.caller.ask('mutation { setLimit(input: {name: "n", kind: WEIGHT, amount: 3}) { success } }')
+    assert answer == {"setLimit": {"success": False}}
+    assert _entries(place) == before
+
+
+def test_an_entry_tells_what_was_before_and_after_and_no_secret(place: Place) -> None:
+    for amount in (3, 5):
+        place.caller.ask(
+            f'mutation {{ setLimit(input: {{name: "n", kind: CONCURRENCY, amount: {amount}}}) {{ success }} }}'
+        )
+    made = place.caller.ask(
+        'mutation { createApiKey(input: {name: "k", scopes: ["runs:read"]}) { secret apiKey { id } } }'
+    )["createApiKey"]
+    latest, second, first, *_ = place.caller.ask(LOG)["auditLog"]["nodes"]
+    assert (latest["action"], latest["target"]) == ("key.create", made["apiKey"]["id"])
+    assert made["secret"] not in str(latest)
+    assert first["detail"]["before"] is None
+    assert second["detail"]["before"] == first["detail"]["after"]
+    assert (second["detail"]["before"]["amount"], second["detail"]["after"]["amount"]) == (3, 5)
+    node = place.caller.ask(f'{{ node(id: "{latest["id"]}") {{ id ... on AuditEntry {{ action }} }} }}')["node"]
+    assert node == {"id": latest["id"], "action": "key.create"}
+
+
+def test_the_log_is_its_tenants_and_of_who_may_read_it(api: Api, place: Place, other_tenant: Principal) -> None:
+    [made, *_] = place.caller.ask(LOG)["auditLog"]["nodes"]
+    theirs = api.caller(other_tenant)
+    seen = theirs.ask(LOG)["auditLog"]["nodes"]
+    assert {entry["id"] for entry in seen}.isdisjoint({made["id"]})
+    assert theirs.ask(f'{{ node(id: "{made["id"]}") {{ id }} }}') == {"node": None}
+    assert api.caller(place.tenant, "runs:read").fail(LOG) == "FORBIDDEN"
+
+
+def _write(installation: Installation, tenant: Principal, number: int) -> None:
+    for at in range(number):
+        installation.write(tenant, audit.record, "test.done", f"thing-{at}", number=at)
+
+
+def _seal(hands: Hands, most: int = 1000) -> int:
+    [(sealed,)] = hands.system.call("SELECT seal_audit(%s)", most)
+    return int(sealed)
+
+
+def _verdict(installation: Installation, tenant: Principal) -> Verdict:
+    return installation.write(tenant, audit.verify)
+
+
+@pytest.fixture
+def chain(installation: Installation, hands: Hands, tenant: Principal) -> Iterator[Principal]:
+    """A tenant with five sealed entries."""
+    while _seal(hands):
+        pass
+    _write(installation, tenant, 5)
+    assert _seal(hands) == 5
+    yield tenant
+
+
+def test_entries_are_sealed_in_portions_each_tenant_in_its_own_chain(
+    installation: Installation, hands: Hands, chain: Principal, other_tenant: Principal
+) -> None:
+    whole = _verdict(installation, chain)
+    assert (whole.sealed, whole.waiting, whole.broken) == (5, 0, None)
+    _write(installation, other_tenant, 3)
+    _write(installation, chain, 2)
+    assert _verdict(installation, chain) == Verdict(5, 2, whole.head, None)
+    assert [_seal(hands, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert _verdict(installation, other_tenant).sealed == 3
+    longer = _verdict(installation, chain)
+    assert (longer.sealed, longer.waiting, longer.broken) == (7, 0, None)
+    assert longer.head != whole.head
+
+
+@pytest.mark.parametrize(
+    ("statement", "broken"),
+    [
+        ("UPDATE audit_entries SET actor = 'nobody' WHERE tenant_id = %s AND position = 3", 3),
+        ("UPDATE audit_entries SET detail = '{}' WHERE tenant_id = %s AND position = 1", 1),
+        ("UPDATE audit_entries SET at = at + interval '1 s' WHERE tenant_id = %s AND position = 5", 5),
+        ("DELETE FROM audit_entries WHERE tenant_id = %s AND position = 2", 2),
+        ("DELETE FROM audit_entries WHERE tenant_id = %s AND position = 1", 1),
+    ],
+)
+def test_what_was_changed_afterwards_shows(
+    installation: Installation, chain: Principal, statement: str, broken: int
+) -> None:
+    installation.rows(statement, str(chain.tenant))
+    assert _verdict(installation, chain).broken == broken
+
+
+def test_an_end_that_was_cut_off_shows_by_the_head_that_was_kept(installation: Installation, chain: Principal) -> None:
+    kept = _verdict(installation, chain).head
+    installation.rows("DELETE FROM audit_entries WHERE tenant_id = %s AND position = 5", str(chain.tenant))
+    cut = _verdict(installation, chain)
+    assert (cut.broken, cut.head == kept) == (None, False)
+
+
+def test_what_an_open_transaction_may_still_come_before_is_not_sealed(
+    installation: Installation, hands: Hands, chain: Principal
+) -> None:
+    with closing(psycopg2.connect(installation.addresses.app)) as older, older.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id()")
+        _write(installation, chain, 1)
+        assert _seal(hands) == 0
+    assert _seal(hands) == 1
+
+
+def test_sealers_and_writers_at_the_same_time_make_one_chain(
+    installation: Installation, hands: Hands, chain: Principal
+) -> None:
+    done = threading.Event()
+
+    def seal() -> None:
+        with closing(psycopg2.connect(installation.addresses.system)) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            while not done.is_set():
+                cursor.execute("SELECT seal_audit(3)")
+
+    with ThreadPoolExecutor(5) as threads:
+        sealers = [threads.submit(seal) for _ in range(2)]
+        writers = [threads.submit(_write, installation, chain, 30) for _ in range(3)]
+        for writer in writers:
+            writer.result()
+        done.set()
+        for sealer in sealers:
+            sealer.result()
+    while _seal(hands):
+        pass
+    verdict = _verdict(installation, chain)
+    assert (verdict.sealed, verdict.waiting, verdict.broken) == (95, 0, None)
+
+
+def test_the_log_is_exported_and_verified_on_the_command_line(installation: Installation, chain: Principal) -> None:
+    [(slug,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(chain.tenant))
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "api.cli", "audit", *arguments, "--tenant", slug],
+            env={"PATH": os.environ["PATH"], **installation.variables},
+            cwd=CHECKOUT,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+
+    lines = [orjson.loads(line) for line in command("export").stdout.splitlines()]
+    assert [line["target"] for line in lines] == [f"thing-{at}" for at in range(5)]
+    assert [line["position"] for line in lines] == [1, 2, 3, 4, 5]
+    sound = command("verify", "--json")
+    assert (sound.returncode, orjson.loads(sound.stdout)["head"]) == (0, lines[-1]["hash"])
+    installation.rows("UPDATE audit_entries SET actor = 'x' WHERE tenant_id = %s AND position = 4", str(chain.tenant))
+    broken = command("verify")
+    assert (broken.returncode, broken.stdout) == (1, "The chain is broken at entry 4 of 5.\n")

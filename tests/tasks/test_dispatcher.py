@@ -12,6 +12,7 @@ import pytest
 
 from tasks.dispatcher import Dispatcher
 from tasks.engine.release import Releases
+from tenants import audit
 from tenants.context import Principal
 from tests.support.installations import Installation
 
@@ -72,3 +73,12 @@ def test_a_due_run_that_somebody_holds_is_asked_for_at_every_sweep_and_not_all_t
     assert sweeps[-1] - sweeps[1] >= 2 * installation.settings.engine.sweep_seconds
     while installation.rows("SELECT 1 FROM runs WHERE state = 'SCHEDULED'"):
         dispatcher.tick()
+
+
+def test_a_sweep_seals_the_audit_log(
+    installation: Installation, tenant: Principal, dispatcher: Dispatcher
+) -> None:
+    installation.write(tenant, audit.record, "test.done")
+    while (found := installation.write(tenant, audit.verify)).waiting:
+        dispatcher.tick()
+    assert (found.sealed, found.broken) == (1, None)
