@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
 from tenants import context, ids, pages
@@ -51,8 +51,8 @@ def record(session: Session, action: str, target: str | None = None, **detail: A
         detail: what was before and after, and no secret.
     """
     caller = context.principal(session)
-    session.add(
-        AuditEntry(
+    session.execute(
+        insert(AuditEntry).values(
             id=ids.new(),
             actor_kind=caller.kind.value,
             actor=caller.actor,
@@ -61,7 +61,6 @@ def record(session: Session, action: str, target: str | None = None, **detail: A
             detail=orjson.loads(orjson.dumps(detail)),
         )
     )
-    session.flush()
 
 
 def get(session: Session, entry_id: UUID) -> AuditEntry:

@@ -105,7 +105,7 @@ def test_functions_that_had_another_form_are_replaced(fresh: Fresh) -> None:
     config = _alembic(addresses)
     command.upgrade(config, "head")
     whole = _shape(addresses)
-    command.downgrade(config, "-1")
+    command.downgrade(config, "0008")
     owner = Login(addresses.owner)
     [(result,)] = owner.rows("SELECT pg_get_function_result('claim_run'::regproc)")
     [(arguments,)] = owner.rows("SELECT pg_get_function_identity_arguments('claim_run'::regproc)")
