@@ -32,7 +32,9 @@ def verify(tenant: TenantSlug, state: State = None, as_json: Json = False) -> No
         verdict = service.verify(session)
     value = {"sealed": verdict.sealed, "waiting": verdict.waiting, "head": verdict.head, "broken": verdict.broken}
     if verdict.broken is None:
-        told = f"{verdict.sealed} entries fit together; {verdict.waiting} wait for their seal. The last is {verdict.head}."
+        told = (
+            f"{verdict.sealed} entries fit together; {verdict.waiting} wait for their seal. The last is {verdict.head}."
+        )
     else:
         told = f"The chain is broken at entry {verdict.broken} of {verdict.sealed}."
     terminal.answer(value, told, as_json=as_json)
