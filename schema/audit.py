@@ -44,5 +44,5 @@ def _show(row: models.AuditEntry) -> AuditEntry:
         actor=row.actor,
         action=row.action,
         target=row.target,
-        detail=row.detail,
+        detail=JSON(row.detail),
     )

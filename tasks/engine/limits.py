@@ -117,8 +117,9 @@ def put(session: Session, request: LimitRequest) -> Limit:
         "actor": caller.actor,
         "changed_at": func.clock_timestamp(),
     }
-    before = session.scalar(select(Limit).where(Limit.name == request.name, Limit.kind == request.kind.value))
-    before = None if before is None else _shown(before)
+    named = select(Limit).where(Limit.name == request.name, Limit.kind == request.kind.value)
+    found = session.scalar(named.with_for_update())
+    before = None if found is None else _shown(found)
     statement = insert(Limit).values(id=ids.new(), name=request.name, kind=request.kind.value, **values)
     made: Limit | None = session.scalar(
         statement.on_conflict_do_update(

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -131,7 +131,7 @@ def test_a_change_is_told_once(place: Place, name: str) -> None:
     answer = place.caller.ask(f"mutation {{ {name}{arguments} {{ success message }} }}")[name]
     assert answer["success"], answer
     [(_, kind, actor, told)] = set(_entries(place)) - set(before)
-    assert (kind, actor, told) == ("API_KEY", ids.show("key", place.caller.key_id), action)
+    assert (kind, actor, told) == ("API_KEY", place.caller.actor, action)
 
 
 @pytest.mark.parametrize("name", TRIGGERS)
@@ -141,7 +141,7 @@ def test_a_run_tells_who_triggered_it(place: Place, name: str) -> None:
     answer = place.caller.ask(f"mutation {{ {name}{arguments} {{ success message }} }}")[name]
     assert answer["success"], answer
     [(_, kind, actor)] = set(_runs(place)) - set(runs)
-    assert (kind, actor) == ("API_KEY", ids.show("key", place.caller.key_id))
+    assert (kind, actor) == ("API_KEY", place.caller.actor)
     assert _entries(place) == entries
 
 
@@ -206,11 +206,11 @@ def _verdict(installation: Installation, tenant: Principal) -> Verdict:
 
 
 @pytest.fixture
-def chain(installation: Installation, hands: Hands, tenant: Principal) -> Iterator[Principal]:
+def chain(installation: Installation, hands: Hands, tenant: Principal) -> Principal:
     """A tenant with five sealed entries."""
     _write(installation, tenant, 5)
     _seal_all(installation, hands)
-    yield tenant
+    return tenant
 
 
 def test_entries_are_sealed_in_portions_each_tenant_in_its_own_chain(

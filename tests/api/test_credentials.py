@@ -202,8 +202,7 @@ def test_a_credential_that_could_not_be_watched_for_a_while_ends_its_socket_all_
     api: Api, tenant: Principal
 ) -> None:
     admin, caller = api.caller(tenant), api.caller(tenant)
-    assert caller.key_id is not None
-    key = ids.show("key", caller.key_id)
+    key = caller.actor
     look_up = "EXECUTE ON FUNCTION find_api_key(text)"
     with streams.socket(caller) as socket:
         socket.subscribe(streams.ALL_UPDATES)

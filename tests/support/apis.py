@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx2
 
 from api.embedded import free_port
-from tenants import keys, system
+from tenants import ids, keys, system
 from tenants.context import Principal
 from tests.support.installations import Installation, eventually
 
@@ -25,6 +25,12 @@ class Caller:
     client: httpx2.Client
     credential: str | None
     key_id: UUID | None = None
+
+    @property
+    def actor(self) -> str:
+        """The outside id of its key."""
+        assert self.key_id is not None
+        return ids.show("key", self.key_id)
 
     @property
     def headers(self) -> dict[str, str]:
