@@ -7,7 +7,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.commands import audit, database, doctor, environment, limits, runs, tenants
+from api.commands import audit, database, doctor, environment, lifecycle, limits, runs, tenants
 from tenants.errors import TenantryError
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
 )
 schema = typer.Typer(help="The GraphQL schema.", no_args_is_help=True)
 for _name, _group in {
-    "tenant": tenants.tenant,
+    "tenant": lifecycle.tenant,
     "user": tenants.user,
     "key": tenants.key,
     "task": runs.task,

@@ -102,12 +102,13 @@ def settle(folder: Path | None) -> Settings:
 
 
 @contextmanager
-def inside(current: Settings, slug: str, command: str) -> Iterator[Session]:
+def inside(current: Settings, slug: str, command: str, *, snapshot: bool = False) -> Iterator[Session]:
     """A session in a tenant for an operator on this machine; committed at the end.
 
     Args:
         slug: the tenant.
         command: named as the actor.
+        snapshot: whether all that is read is of one moment.
 
     Raises:
         NotFound: there is no such tenant.
@@ -116,8 +117,9 @@ def inside(current: Settings, slug: str, command: str) -> Iterator[Session]:
     principal = system.acting(current, slug, command)
     roles.check(current.database.url)
     engine = db.sync_engine(current.database.url, pool_size=1, application="tenantry-command")
+    isolation = "REPEATABLE READ" if snapshot else "READ COMMITTED"
     try:
-        with db.open_session(engine, principal) as session:
+        with db.open_session(engine.execution_options(isolation_level=isolation), principal) as session:
             yield session
             session.commit()
     finally:

@@ -35,7 +35,7 @@ CURRENT_TENANT = "nullif(current_setting('app.tenant_id', true), '')::uuid"
 """The tenant a transaction stands in. `nullif`, because a reused connection reads the unset value as ''."""
 
 _ENTER = text(
-    "SELECT set_config('app.tenant_id', :tenant, true), set_config('application_name', :application, true),"
+    "SELECT enter_tenant(CAST(:tenant AS uuid)), set_config('application_name', :application, true),"
     " set_config('transaction_read_only', :read_only, true),"
     " set_config('idle_in_transaction_session_timeout', :idle, true)"
 )

@@ -53,6 +53,7 @@ class Tenant(Base):
     timezone: Mapped[str] = mapped_column(Text, server_default="UTC")
     plan: Mapped[str] = mapped_column(Text, server_default="standard")
     suspended_at: Mapped[datetime | None] = mapped_column(Moment)
+    erasing_since: Mapped[datetime | None] = mapped_column(Moment)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
     changed: Mapped[int] = mapped_column(Xid8, server_default=func.pg_current_xact_id())
     """The transaction that last changed what the dispatcher goes by: this row, a limit, a pause."""

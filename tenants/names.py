@@ -28,6 +28,16 @@ def counter(tenant: UUID, family: str, name: str) -> str:
     return f"t:{tenant}:count:{family}:{name}"
 
 
+def result(run_id: str) -> str:
+    """What Celery's result backend has of a run: its own name for it, which begins with no tenant."""
+    return f"celery-task-meta-{run_id}"
+
+
+def every(tenant: UUID) -> str:
+    """The pattern of all keys of the tenant."""
+    return f"t:{tenant}:*"
+
+
 def object_path(tenant: UUID, *parts: str) -> str:
     """Where an object of the tenant is stored. Parts are single path segments.
 

@@ -23,6 +23,12 @@ def answer(value: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if as_json else text)
 
 
+def tell(text: str) -> None:
+    """Tell a person who waits how far it is."""
+    if sys.stderr.isatty():
+        typer.echo(text, err=True)
+
+
 def ask_password(*, from_input: bool) -> str:
     """A password: the first line of standard input, or what a person types."""
     if from_input:

@@ -37,6 +37,7 @@ class Reason(IntEnum):
     SOFT_LIMIT = 2
     HARD_LIMIT = 3
     FENCED = 4
+    SUSPENDED = 5
 
 
 @dataclass(frozen=True, slots=True)

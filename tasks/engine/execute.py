@@ -149,9 +149,11 @@ def _attempt(
 
 
 def ended_by(reason: Reason, slot: Slot) -> Settlement:
-    """The settlement of an attempt that was stopped: cancelled, or out of time and retried by policy."""
+    """The settlement of an attempt that was stopped: cancelled, suspended, or out of time and retried by policy."""
     if reason is Reason.CANCELLED:
         return Settlement(RunState.CANCELLED, note="cancelled while running")
+    if reason is Reason.SUSPENDED:
+        return Settlement(RunState.SCHEDULED, give_back=True, note="the tenant was suspended")
     definition = list(registry.definitions().values())[slot.task]
     seconds = slot.hard_seconds if reason is Reason.HARD_LIMIT else slot.soft_seconds
     message = f"The attempt took longer than its time limit of {seconds:g} s."

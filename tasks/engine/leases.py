@@ -20,7 +20,7 @@ import psycopg2
 import structlog
 
 from tasks import registry
-from tasks.engine import execute, oom
+from tasks.engine import execute, oom, processes
 from tasks.engine.board import Board, Phase, Reason, Slot
 from tasks.engine.ledger import Change, Holding, Ledger, Settlement
 from tasks.engine.outcomes import Fenced
@@ -31,8 +31,10 @@ from tenants.settings import Engine
 
 log = structlog.get_logger(__name__)
 _WATCH_SECONDS = 0.1
-_CANCEL_GRACE_SECONDS = 5.0
+_STOP_GRACE_SECONDS = 5.0
 _WRONG_CLOCK_SECONDS = 5.0
+_STOPS = {"cancelled": Reason.CANCELLED, "suspended": Reason.SUSPENDED}
+"""Why the ledger has an attempt stopped."""
 _STOPPED = {-signal.SIGTERM, -signal.SIGQUIT}
 """How a child ends that its worker stops."""
 
@@ -89,7 +91,7 @@ class Keeper:
         self._deaths: SimpleQueue[tuple[Slot, str | None]] = SimpleQueue()
         self._renewed: dict[Holding, float] = {}
         self._deadlines: dict[Holding, float] = {}
-        self._cancelled: dict[Holding, float] = {}
+        self._stopped: dict[Holding, float] = {}
         self._reported: set[Holding] = set()
         self._started = True
         self._oom_kills = oom.kills()
@@ -121,8 +123,8 @@ class Keeper:
         try:
             self._bury()
             for slot in self._board.active():
-                if self._kill and _is_child(slot.pid):
-                    _kill(slot.pid, signal.SIGKILL)
+                if self._kill and processes.is_child(slot.pid):
+                    processes.kill(slot.pid, signal.SIGKILL)
                 self._settle_dead(slot, None)
             self._reports.call("SELECT worker_gone(%s)", self._worker)
         except psycopg2.Error:
@@ -147,7 +149,7 @@ class Keeper:
         if exitcode >= 0:
             return f"exit: the process ended with code {exitcode}"
         if exitcode != -signal.SIGKILL:
-            return f"signal: the process was ended by {_signal_name(-exitcode)}"
+            return f"signal: the process was ended by {processes.signal_name(-exitcode)}"
         kills = oom.kills()
         if kills is not None and self._oom_kills is not None and kills > self._oom_kills:
             self._oom_kills += 1  # Each of them explains one death.
@@ -180,17 +182,17 @@ class Keeper:
         answers = self._leases.renew(self._worker, [slot.run for slot in slots], [slot.fence for slot in slots])
         for slot in slots:
             holding = (slot.run, slot.fence)
-            verdict, cancel, seconds_left = answers[holding]
+            verdict, stop, seconds_left = answers[holding]
             if verdict == "gone":
                 self._fence(slot)
                 continue
             self._renewed[holding] = asked
             if verdict == "renewed":
                 self._deadlines[holding] = asked + seconds_left
-            if cancel and holding not in self._cancelled:
-                self._cancelled[holding] = time.monotonic()
-                self._signal(slot, Reason.CANCELLED)
-        for kept in (self._renewed, self._deadlines, self._cancelled):
+            if stop and holding not in self._stopped:
+                self._stopped[holding] = time.monotonic()
+                self._signal(slot, _STOPS[stop])
+        for kept in (self._renewed, self._deadlines, self._stopped):
             for holding in kept.keys() - answers.keys():
                 del kept[holding]
 
@@ -225,7 +227,7 @@ class Keeper:
         """
         if slot.reason is Reason.FENCED:
             return
-        if slot.reason in {Reason.CANCELLED, Reason.HARD_LIMIT}:
+        if slot.reason in {*_STOPS.values(), Reason.HARD_LIMIT}:
             self._end_dead(slot, execute.ended_by(slot.reason, slot))
         elif cause is None:
             self._end_dead(slot, Settlement(RunState.SCHEDULED, give_back=True, note="the worker was stopped"))
@@ -287,8 +289,8 @@ class Keeper:
             self._fence(slot)
             return
         deadline = max(self._deadlines.get(holding, 0.0), slot.started + slot.hard_seconds)
-        if slot.reason is Reason.CANCELLED and now - self._cancelled.get(holding, now) > _CANCEL_GRACE_SECONDS:
-            self._end(slot, Reason.CANCELLED)
+        if slot.reason in _STOPS.values() and now - self._stopped.get(holding, now) > _STOP_GRACE_SECONDS:
+            self._end(slot, slot.reason)
         elif now > deadline:
             self._end(slot, Reason.HARD_LIMIT)
         elif slot.reason is Reason.NONE and now > deadline - (slot.hard_seconds - slot.soft_seconds):
@@ -300,7 +302,7 @@ class Keeper:
             return
         self._board.give_reason(slot, reason)
         if self._kill:
-            _kill(slot.pid, signal.SIGUSR1)
+            processes.kill(slot.pid, signal.SIGUSR1)
 
     def _fence(self, slot: Slot) -> None:
         """The lease is lost: nothing this attempt writes can be committed any more. Its own commit is left to end."""
@@ -321,30 +323,9 @@ class Keeper:
         self._board.give_reason(slot, reason)
         log.warning("attempt_killed", run=str(slot.run), reason=reason.name)
         if self._kill:
-            _kill(slot.pid, signal.SIGKILL)
+            processes.kill(slot.pid, signal.SIGKILL)
 
 
 def _give_up() -> None:
     log.error("worker_hangs", hint="It was told to stop, does nothing, and does not end: it is ended.")
     os._exit(os.EX_SOFTWARE)
-
-
-def _is_child(pid: int) -> bool:
-    """Whether the process lives and is this one's child: the pool has reaped most, and their ids may be others' now."""
-    try:
-        return os.waitpid(pid, os.WNOHANG) == (0, 0)
-    except ChildProcessError:
-        return False
-
-
-def _kill(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _signal_name(number: int) -> str:
-    """The signal's name; most of the real-time signals have none."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -179,8 +179,10 @@ class Ledger:
         )
         return changes(rows)[0] if rows else None
 
-    def renew(self, worker: str, runs: Sequence[UUID], fences: Sequence[int]) -> dict[Holding, tuple[str, bool, float]]:
-        """Renew leases: each's (run, fence) → (renewed, busy or gone; whether to cancel; seconds to its deadline)."""
+    def renew(
+        self, worker: str, runs: Sequence[UUID], fences: Sequence[int]
+    ) -> dict[Holding, tuple[str, str | None, float]]:
+        """Renew leases: each's (run, fence) → (renewed, busy or gone; why it is to stop; seconds to its deadline)."""
         rows = self.call(
             "SELECT * FROM renew_leases(%s, %s, %s, %s)",
             worker,
@@ -188,7 +190,7 @@ class Ledger:
             list(fences),
             timedelta(seconds=self._engine.lease_seconds),
         )
-        return {(run, fence): (verdict, cancel, seconds) for run, fence, verdict, cancel, seconds in rows}
+        return {(run, fence): (verdict, stop, seconds) for run, fence, verdict, stop, seconds in rows}
 
     def close(self) -> None:
         """Close the connection; the next call opens another."""

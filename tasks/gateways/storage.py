@@ -57,6 +57,22 @@ def delete(address: Storage, paths: Iterable[str]) -> None:
             continue
 
 
+def paths(address: Storage, folder: str) -> Iterator[str]:
+    """The paths of all objects in a folder, also in folders inside it.
+
+    Args:
+        folder: its path, without a slash at the end.
+    """
+    for portion in obstore.list(_store(address.url), f"{folder}/"):
+        yield from (found["path"] for found in portion)
+
+
+def get(address: Storage, path: str, into: IO[bytes]) -> None:
+    """Write an object into a file, in bounded memory."""
+    for chunk in obstore.get(_store(address.url), path).stream():
+        into.write(chunk)
+
+
 class _Raw(io.RawIOBase):
     """An object as Python's own layers read it."""
 

@@ -22,11 +22,13 @@ KEY_MAKERS = {"tenants/names.py"}
 TENANT_SETTERS = {"tenants/db.py"}
 CROSSERS = {
     "api/auth.py",
+    "api/commands/lifecycle.py",
     "api/commands/tenants.py",
     "api/demo.py",
     "api/installation.py",
     "api/stack.py",
     "tasks/engine/calls.py",
+    "tenants/lifecycle.py",
 }
 """Who uses the cross-tenant door."""
 
@@ -74,7 +76,7 @@ def test_python_sets_the_tenant_in_one_place() -> None:
         sources.name(path)
         for path in sources.modules("api", "schema", "tasks", "tenants")
         for node in sources.texts(path)
-        if "set_config('app.tenant_id'" in str(node.value)
+        if "enter_tenant(" in str(node.value) or "set_config('app.tenant_id'" in str(node.value)
     }
     assert setters == TENANT_SETTERS
 

@@ -50,7 +50,6 @@ COLUMNS = {
     ("tenantry_system", "tenants", "SELECT"): {
         "id", "slug", "name", "timezone", "plan", "suspended_at", "created_at", "changed",
     },
-    ("tenantry_system", "tenants", "UPDATE"): {"suspended_at"},
     ("tenantry_system", "limits", "SELECT"): {
         "tenant_id", "id", "kind", "amount", "per_seconds", "burst", "task", "queue", "concurrency_key",
     },
@@ -66,6 +65,7 @@ COLUMNS = {
 
 DEFINERS = {
     "advance_bulk_action": {"tenantry_system"},
+    "begin_erasure": {"tenantry_system"},
     "create_tenant": {"tenantry_system"},
     "delete_effects_of_no_run": {"tenantry_system"},
     "delete_expired_keys": {"tenantry_system"},
@@ -73,19 +73,25 @@ DEFINERS = {
     "drop_empty_order_partitions": {"tenantry_system"},
     "drop_ended_partitions": {"tenantry_system"},
     "end_backend": {"tenantry_app"},
+    "end_tenant": {"tenantry_system"},
     "enroll_user": {"tenantry_system"},
     "ensure_order_partitions": {"tenantry_app", "tenantry_system"},
     "ensure_partitions": {"tenantry_system"},
+    "erase_rows": {"tenantry_system"},
     "find_api_key": {"tenantry_app"},
     "find_login": {"tenantry_app"},
     "find_session": {"tenantry_app"},
     "installation_identity": {"tenantry_app"},
+    "is_deserted": {"tenantry_system"},
     "note_change_of_tenant": set(),
     "prune_runs": {"tenantry_app"},
     "refuse_messages": {"tenantry_app"},
     "renew_leases": {"tenantry_app"},
     "rescue_runs": {"tenantry_system"},
+    "resume_tenant": {"tenantry_system"},
     "seal_audit": {"tenantry_system"},
+    "suspend_tenant": {"tenantry_system"},
+    "tenant_rows": {"tenantry_system"},
     "worker_gone": {"tenantry_app"},
     "worker_seen": {"tenantry_app"},
 }

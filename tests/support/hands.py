@@ -76,7 +76,7 @@ class Hands:
         """End an attempt."""
         return self.app.settle(principal.tenant, run, fence, settlement)
 
-    def renew(self, run: UUID, fence: int, worker: str = WORKER) -> tuple[str, bool, float]:
+    def renew(self, run: UUID, fence: int, worker: str = WORKER) -> tuple[str, str | None, float]:
         """Renew a lease: renewed, busy or gone; whether to cancel; seconds to the deadline."""
         return self.app.renew(worker, [run], [fence])[run, fence]
 

@@ -1,7 +1,8 @@
 -- Renews the leases of a worker's attempts. Each is 'renewed', 'busy' (its row is locked by its own commit: not lost) or
 -- 'gone', as one that has expired is for good: others may have acted on that. Never waits.
+--   stop  why a renewed one is to stop: 'cancelled', or its tenant is 'suspended'; NULL where it may go on
 CREATE OR REPLACE FUNCTION renew_leases(p_worker text, p_runs uuid[], p_fences bigint[], p_lease interval)
-RETURNS TABLE (run_id uuid, fence bigint, verdict text, cancel boolean, seconds_left double precision)
+RETURNS TABLE (run_id uuid, fence bigint, verdict text, stop text, seconds_left double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -18,11 +19,14 @@ BEGIN
   ), renewed AS (
     UPDATE run_leases l SET expires_at = clock_timestamp() + p_lease
     FROM locked k WHERE l.tenant_id = k.tenant_id AND l.run_id = k.run_id AND l.expires_at > clock_timestamp()
-    RETURNING l.run_id, l.fence, l.cancel, l.deadline_at
+    RETURNING l.run_id, l.fence, l.deadline_at,
+              CASE WHEN l.cancel THEN 'cancelled'
+                   WHEN EXISTS (SELECT FROM tenants t WHERE t.id = l.tenant_id AND t.suspended_at IS NOT NULL)
+                   THEN 'suspended' END AS stop
   )
   SELECT m.run, m.fence,
          CASE WHEN r.run_id IS NOT NULL THEN 'renewed' WHEN m.found IS NOT NULL THEN 'busy' ELSE 'gone' END,
-         coalesce(r.cancel, false),
+         r.stop,
          coalesce(extract(epoch FROM r.deadline_at - clock_timestamp())::double precision, 0)
   FROM mine m LEFT JOIN renewed r ON r.run_id = m.run AND r.fence = m.fence;
 END $$;

@@ -19,7 +19,7 @@ DECLARE
   v_new uuid[] := '{}'; -- By place; NULL where an earlier run stands for the one given.
   v_earlier uuid[] := '{}';
 BEGIN
-  PERFORM set_config('app.tenant_id', p_tenant::text, true);
+  PERFORM set_config('app.tenant_id', p_tenant::text, true), pg_advisory_xact_lock_shared(tenant_lock(p_tenant));
   SELECT t.suspended_at, ARRAY(SELECT f.family FROM tenant_families f WHERE f.tenant_id = p_tenant),
          ARRAY(SELECT p.task FROM pauses p WHERE p.tenant_id = p_tenant AND p.draining)
     INTO v_suspended, v_families, v_drained

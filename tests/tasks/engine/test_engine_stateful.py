@@ -321,9 +321,9 @@ class Engine(RuleBasedStateMachine):
 
     def _renew(self, held: Message) -> None:
         before = self._row(held.run)
-        verdict, cancel, _ = self.hands.renew(held.run, held.fence)
+        verdict, stop, _ = self.hands.renew(held.run, held.fence)
         assert (verdict == "renewed") == before.held_under(held.fence)
-        assert cancel == (verdict == "renewed" and before.cancel_requested)
+        assert (stop == "cancelled") == (verdict == "renewed" and before.cancel_requested)
 
     def _settle(self, held: Message, settlement: Settlement) -> None:
         before = self._row(held.run)

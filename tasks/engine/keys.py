@@ -1,0 +1,34 @@
+"""What a tenant has in Redis, as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from uuid import UUID
+
+import redis
+
+from tenants import ids, names
+
+_PORTION = 1000
+
+
+def erase(client: redis.Redis, tenant: UUID) -> int:
+    """Delete every key of a tenant; how many there were."""
+    erased = 0
+    portion: list[bytes] = []
+    for key in left(client, tenant):
+        portion.append(key)
+        if len(portion) == _PORTION:
+            erased += client.unlink(*portion)
+            portion = []
+    return erased + (client.unlink(*portion) if portion else 0)
+
+
+def left(client: redis.Redis, tenant: UUID) -> Iterator[bytes]:
+    """Every key of a tenant."""
+    yield from client.scan_iter(match=names.every(tenant), count=_PORTION)
+
+
+def erase_results(client: redis.Redis, runs: Iterable[UUID]) -> None:
+    """Delete what Celery's result backend shows of runs."""
+    client.unlink(*(names.result(ids.show("run", run)) for run in runs))
