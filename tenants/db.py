@@ -25,7 +25,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_, greenlet_spawn
 
 from tenants import postgres
-from tenants.errors import Unavailable
+from tenants.errors import TenantSuspended, Unavailable
 from tenants.settings import Database as Address
 
 if TYPE_CHECKING:
@@ -263,6 +263,7 @@ class AsyncDatabase:
 
         Raises:
             Unavailable: the database can't be reached, no connection came free in time, or a statement took too long.
+            TenantSuspended: the tenant is being erased.
         """
         # Who has used up its share of the pool queues by itself. Forgotten once nobody holds it or waits for it.
         share = None if principal is None else self._shares.setdefault(principal.tenant, self._make_places(self._share))
@@ -272,6 +273,8 @@ class AsyncDatabase:
             except Exception as error:
                 if isinstance(error, TimeoutError):
                     self._sound_since = time.monotonic() - self._silent_seconds
+                if _sqlstate(error) == _GONE:
+                    raise TenantSuspended from error
                 if problem := _problem(error):
                     raise Unavailable(f"{problem}: try again in a second.", retry_after_seconds=1) from error
                 raise
@@ -324,9 +327,13 @@ def _end_silent(context: ExceptionContext) -> None:
         context.invalidate_pool_on_disconnect = False  # It would ask each of the others to say good-bye.
 
 
+def _sqlstate(error: Exception) -> str:
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+
+
 def _problem(error: Exception) -> str | None:
     """What a caller is told of an error that is not its statement's fault; None for one that is."""
-    state = getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+    state = _sqlstate(error)
     if state in _TOOK_TOO_LONG:
         return "This took the database too long"
     invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
@@ -335,6 +342,8 @@ def _problem(error: Exception) -> str | None:
     return None
 
 
+_GONE = "TN002"
+"""The tenant is being erased, or has been."""
 _TOOK_TOO_LONG = {"55P03", "57014"}
 """A lock could not be had in time; the statement took too long."""
 _OUTAGES = {"53300", "57P01", "57P02", "57P03"}

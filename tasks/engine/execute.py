@@ -134,7 +134,7 @@ def _attempt(
             desk.board.leave(slot)
             context.roll_back()
             log.warning("attempt_fenced", reason=str(error))
-            desk.send([held.begun, Ended(grant.run, grant.fence, time.monotonic() - started)])
+            desk.send([Ended(grant.run, grant.fence, time.monotonic() - started)])  # All else is others' to tell.
             return Ending.IGNORE, None
         except Exception:
             desk.board.leave(slot)

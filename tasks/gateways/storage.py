@@ -92,5 +92,5 @@ class _Raw(io.RawIOBase):
 def _store(url: str) -> Any:
     parts = urlsplit(url)
     if parts.scheme == "file":
-        return LocalStore(unquote(parts.path), mkdir=True)
+        return LocalStore(unquote(parts.path), automatic_cleanup=True, mkdir=True)
     return from_url(url)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +23,8 @@ from tenants import audit, ids
 from tenants.audit import Verdict
 from tenants.context import Principal
 from tests.architecture.test_schema_guards import LATER, ROOT
+from tests.support import commands
 from tests.support.apis import Api, Caller
-from tests.support.folders import ROOT as CHECKOUT
 from tests.support.hands import Hands
 from tests.support.installations import Installation, eventually
 
@@ -291,14 +289,7 @@ def test_the_log_is_exported_and_verified_on_the_command_line(installation: Inst
     [(slug,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(chain.tenant))
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "api.cli", "audit", *arguments, "--tenant", slug],
-            env={"PATH": os.environ["PATH"], **installation.variables},
-            cwd=CHECKOUT,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
+        return commands.run(installation, "audit", *arguments, "--tenant", slug)
 
     lines = [orjson.loads(line) for line in command("export").stdout.splitlines()]
     assert [line["target"] for line in lines] == [f"thing-{at}" for at in range(5)]

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg2
@@ -16,6 +17,7 @@ import pytest
 from api import cli
 from api.embedded import Servers
 from tenants import ids, keys, roles
+from tests.support import commands
 from tests.support.folders import ROOT
 from tests.support.installations import Installation
 
@@ -26,18 +28,7 @@ Tenantry = Callable[..., "subprocess.CompletedProcess[str]"]
 def tenantry(installation: Installation) -> Tenantry:
     """Runs a command on the installation, which its environment names."""
 
-    def run(*arguments: str, given: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "api.cli", *arguments],
-            env={"PATH": os.environ["PATH"], **installation.variables, **environment},
-            cwd=ROOT,
-            input=given,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-
-    return run
+    return partial(commands.run, installation)
 
 
 def test_a_tenant_a_person_and_a_key_are_made(installation: Installation, tenantry: Tenantry) -> None:
