@@ -13,6 +13,7 @@ from tenants.errors import TenantryError
 _STATUS = {
     "UNAUTHENTICATED": 401,
     "FORBIDDEN": 403,
+    "TENANT_SUSPENDED": 403,
     "NOT_FOUND": 404,
     "CONFLICT": 409,
     "INVALID_STATE": 409,

@@ -20,12 +20,15 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from api import health, metrics
+from api.accounts import Accounts
 from api.auth import Authenticator
 from api.graphql import View
 from api.health import Readiness
 from api.logins import Logins
 from api.middleware import Envelope
+from api.proofs import Proofs
 from api.static import FOLDER
+from tasks import registry
 from tasks.engine import publish
 from tasks.engine.publish import Bells
 from tasks.engine.streams import Hub
@@ -61,7 +64,7 @@ def assemble(current: Settings) -> Starlette:
     bells = Bells(current)
     hub = Hub(current)
     authenticator = Authenticator(current, database, bells.ring)
-    logins = Logins(current, authenticator)
+    proofs = Proofs()
     client = publish.connect_async(current.redis.api_address, timeout_seconds=current.redis.timeout_seconds)
     stopping = asyncio.Event()
     view = View(current, authenticator, hub, stopping)
@@ -77,7 +80,7 @@ def assemble(current: Settings) -> Starlette:
         stopping.set()
         await hub.close()
         await authenticator.close()
-        logins.close()
+        proofs.close()
         await bells.close()
         await client.aclose()
         await database.close()
@@ -89,7 +92,8 @@ def assemble(current: Settings) -> Starlette:
             Route("/health/live", health.live),
             Route("/health/ready", Readiness(authenticator, client).show),
             Route("/metrics", metrics.show),
-            *logins.routes(),
+            *Logins(current, authenticator, proofs).routes(),
+            *Accounts(current, authenticator, proofs).routes(),
             Mount("/static", StaticFiles(directory=FOLDER)),
         ],
         middleware=[Middleware(Envelope, body_bytes=current.api.bulk_body_bytes), *_cors(current)],
@@ -102,6 +106,11 @@ def _check(current: Settings) -> None:
         raise Misconfigured("DATABASE_URL is not set: the API needs the login tenantry_app.")
     if not current.auth.token_keys:
         raise Misconfigured("TENANTRY_AUTH__TOKEN_KEYS is not set: people could not log in.")
+    unknown = sorted(set(current.auth.sign_up_families) - set(registry.offered()))
+    if unknown:
+        raise Misconfigured(f"TENANTRY_AUTH__SIGN_UP_FAMILIES: there is no family {unknown[0]!r}.")
+    if not current.auth.link_keys:
+        raise Misconfigured("TENANTRY_AUTH__LINK_KEYS is not set: links in mails could not be verified.")
     if not current.auth.key_pepper.get_secret_value():
         raise Misconfigured("TENANTRY_AUTH__KEY_PEPPER is not set: API keys could not be verified.")
 

@@ -94,13 +94,21 @@ class Authenticator:
         """A caller's way to data."""
         return Scope(principal, self._database, self._after_commit)
 
-    def member(self, tenant: UUID, person: UUID) -> Scope:
+    def member(self, tenant: UUID, actor: str) -> Scope:
         """The way to data of somebody who has proved a password or a token and has no principal yet: only for logins.
 
         Args:
-            person: the user, or the login where only that is known.
+            actor: the user's outside id, or the login's where only that is known.
         """
-        return self.scope(Principal(tenant=tenant, kind=ActorKind.USER, actor=ids.show("usr", person)))
+        return self.scope(Principal(tenant=tenant, kind=ActorKind.USER, actor=actor))
+
+    def desk(self, name: str) -> Scope:
+        """The way to data of what serves people who are in no tenant yet: it stands in the operators' tenant.
+
+        Args:
+            name: who is named as the actor.
+        """
+        return self.scope(system.desk(name))
 
     async def look_up(self, service: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service that finds what it needs before a tenant is known."""
@@ -166,6 +174,7 @@ class Authenticator:
             actor=ids.show("key", found.key),
             scopes=found.scopes,
             task_names=found.task_names,
+            person=found.made_by,
         )
         if not keys.used_lately(found):
             self._note(self.scope(principal), found)
@@ -179,9 +188,12 @@ class Authenticator:
             tenant=token.tenant,
             kind=ActorKind.USER,
             actor=ids.show("usr", found.user),
-            scopes=identity.scopes(found.role, registry.families()),
+            scopes=_scopes(found),
             role=found.role,
+            role_name=found.role_name,
             email=found.email,
+            person=found.user,
+            login=token.session,
         )
         return Credential(principal, found.suspended, token.expires)
 
@@ -216,6 +228,11 @@ def bearer(authorization: str | None) -> str | None:
     if kind.lower() != "bearer" or not text.strip():
         raise Unauthenticated(reason="invalid")
     return text.strip()
+
+
+def _scopes(found: identity.Found) -> frozenset[str]:
+    """What a member may do: their built-in role's worth, or just what their tenant's own role names."""
+    return found.role_scopes if found.role is None else identity.scopes(found.role, registry.offered())
 
 
 def _refuse_ended(revoked_at: datetime | None, expires_at: datetime | None) -> None:

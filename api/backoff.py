@@ -1,4 +1,4 @@
-"""How often a login may be tried: a wait that grows with each failure."""
+"""How often something may be tried: a wait that grows with each failure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BackOff:
         """
         wait = self._wait(name)
         if wait > 0:
-            raise RateLimited("Too many failed logins: wait a moment.", retry_after_seconds=round(wait, 1))
+            raise RateLimited("Too many attempts: wait a moment.", retry_after_seconds=round(wait, 1))
 
     def fail(self, name: str) -> None:
         """Note a failure."""

@@ -64,6 +64,8 @@ class Installation:
             "TENANTRY_LOG_JSON": "false",
             "TENANTRY_STATE": str(self.folder),
             "TENANTRY_STORAGE__URL": (self.folder / "objects").as_uri(),
+            "TENANTRY_MAIL__URL": (self.folder / "mail").as_uri(),
+            "TENANTRY_API__PUBLIC_URL": self.url,
         }
 
     def _addresses(self, part: Part) -> dict[str, str]:
@@ -131,17 +133,18 @@ def _ring(name: str) -> Callable[[Path], str]:
 
 
 _GRANTS = {"TENANTRY_ENGINE__GRANT_KEYS": _ring("grant_key")}
+_LINKS = {"TENANTRY_AUTH__LINK_KEYS": _ring("link_key")}
 _CREDENTIALS: dict[str, Callable[[Path], str]] = {
     "TENANTRY_AUTH__TOKEN_KEYS": _ring("token_key"),
     "TENANTRY_AUTH__KEY_PEPPER": lambda folder: state.secret(folder, "key_pepper"),
 }
 _SECRETS: dict[Part, dict[str, Callable[[Path], str]]] = {
     "migrate": {},
-    "api": _CREDENTIALS,
-    "worker": _GRANTS,
-    "operator": _GRANTS,
+    "api": {**_CREDENTIALS, **_LINKS},
+    "worker": {**_GRANTS, **_LINKS},
+    "operator": {**_GRANTS, **_LINKS},
     "beat": _GRANTS,
-    "command": {**_CREDENTIALS, **_GRANTS},
+    "command": {**_CREDENTIALS, **_LINKS, **_GRANTS},
 }
 _REACH: dict[Part, tuple[str, ...]] = {
     "migrate": ("DATABASE_OWNER_URL",),

@@ -1,90 +1,78 @@
-"""Passwords and refresh tokens over HTTP: log in, refresh, log out."""
+"""Logins over HTTP: by password, by refresh token, into another tenant; ended; and the password itself."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api import answers, auth, metrics
+from api import auth, forms, metrics
 from api.answers import Json
 from api.auth import Authenticator
-from api.backoff import BackOff
-from tenants import identity, signing
-from tenants.errors import InvalidInput, Issue, TenantryError, Unauthenticated, Unavailable
-from tenants.identity import Tokens
+from api.proofs import Proofs
+from tenants import identity, ids, passwords, signing
+from tenants.context import ActorKind, Principal, Scope
+from tenants.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
 from tenants.settings import Settings
 
-_HASHERS = 2
-_FREE_BY_ACCOUNT = 10
-_FREE_BY_ADDRESS = 100
-"""Many people can share an address."""
-_MOST_WAITING = 32
-_LONGEST_FIELD = 2000
 _REFUSED = "The tenant, the e-mail address or the password is wrong."
 
 
 class Logins:
-    """The routes under `/auth`.
+    """The routes under `/auth` that give tokens and take them back.
 
     Args:
         settings: of this installation.
         authenticator: the way to the database before and after a caller is known.
+        proofs: verifies passwords.
     """
 
-    def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
+    def __init__(self, settings: Settings, authenticator: Authenticator, proofs: Proofs) -> None:
         self._auth = settings.auth
         self._authenticator = authenticator
-        self._accounts = BackOff(_FREE_BY_ACCOUNT)
-        self._addresses = BackOff(_FREE_BY_ADDRESS)
-        self._hashers = ThreadPoolExecutor(_HASHERS, thread_name_prefix="passwords")
-        self._waiting = 0
+        self._proofs = proofs
 
     def routes(self) -> list[Route]:
         """The routes, each of which answers expected failures in the one form."""
         return [
-            Route("/auth/login", _answering(self.log_in), methods=["POST"]),
-            Route("/auth/refresh", _answering(self.refresh), methods=["POST"]),
-            Route("/auth/logout", _answering(self.log_out), methods=["POST"]),
+            Route("/auth/login", forms.answering(self.log_in), methods=["POST"]),
+            Route("/auth/refresh", forms.answering(self.refresh), methods=["POST"]),
+            Route("/auth/logout", forms.answering(self.log_out), methods=["POST"]),
+            Route("/auth/tenants", forms.answering(self.tenants), methods=["GET"]),
+            Route("/auth/switch", forms.answering(self.switch), methods=["POST"]),
+            Route("/auth/password", forms.answering(self.change_password), methods=["POST"]),
         ]
 
     async def log_in(self, request: Request) -> Response:
         """Exchange tenant, e-mail address and password for tokens. Whatever is wrong, the answer is the same."""
-        slug, email, password = await _read(request, "tenant", "email", "password")
-        account = hashlib.sha256(f"{slug}:{email.strip().casefold()}".encode("utf-8", "replace")).hexdigest()
-        address = request.client.host if request.client else ""
-        self._accounts.check(account)
-        self._addresses.check(address)
+        slug, email, password = await forms.read(request, "tenant", "email", "password")
         try:
-            found = await self._authenticator.look_up(identity.find_login, slug, identity.normalise(email))
+            person = identity.normalise(email)
         except InvalidInput:
-            found = None
-        if not await self._verify(found.password_hash if found else None, password) or found is None:
-            self._accounts.fail(account)
-            self._addresses.fail(address)
+            person = ""  # Nobody's; asked for and verified all the same, so that it takes as long.
+        self._proofs.check(request, person)
+        found = await self._authenticator.look_up(identity.find_login, slug, person)
+        try:
+            await self._proofs.require(request, person, found.password_hash if found else None, password, _REFUSED)
+        except Unauthenticated:
             metrics.LOGINS.labels("refused").inc()
-            raise Unauthenticated(_REFUSED, reason="invalid")
-        self._accounts.forgive(account)
+            raise
+        assert found is not None
         metrics.LOGINS.labels("accepted").inc()
-        scope = self._authenticator.member(found.tenant, found.user)
-        return _show(await scope.write(identity.open_login, self._auth, found.user))
+        scope = self._authenticator.member(found.tenant, ids.show("usr", found.user))
+        return forms.show(
+            await scope.write(identity.open_login, self._auth, found.user, by_password=True, agent=forms.agent(request))
+        )
 
     async def refresh(self, request: Request) -> Response:
         """Exchange a refresh token for the next pair; a second use ends the whole login."""
-        [text] = await _read(request, "refreshToken")
+        [text] = await forms.read(request, "refreshToken")
         token = identity.read_refresh(self._auth.token_keys, text)
-        scope = self._authenticator.member(token.tenant, token.session)
+        scope = self._authenticator.member(token.tenant, ids.show("ses", token.session))
         tokens = await scope.write(identity.refresh, self._auth, token)
         if tokens is None:
             raise Unauthenticated("The login has ended: log in again.", reason="revoked")
-        return _show(tokens)
+        return forms.show(tokens)
 
     async def log_out(self, request: Request) -> Response:
         """End a login, named by its refresh token or by an access token in the header."""
@@ -93,57 +81,66 @@ class Logins:
             access = signing.read_access(self._auth, text)
             tenant, session = access.tenant, access.session
         else:
-            [sent] = await _read(request, "refreshToken")
+            [sent] = await forms.read(request, "refreshToken")
             token = identity.read_refresh(self._auth.token_keys, sent)
             tenant, session = token.tenant, token.session
-        await self._authenticator.member(tenant, session).write(identity.close_login, session)
+        scope = self._authenticator.member(tenant, ids.show("ses", session))
+        await scope.write(identity.close_login, session)
         return Response(status_code=204)
 
-    def close(self) -> None:
-        """End the threads."""
-        self._hashers.shutdown(wait=False, cancel_futures=True)
+    async def tenants(self, request: Request) -> Response:
+        """The tenants the caller is a member of, if their password opened the login; else the login's own."""
+        caller = (await self._person(request)).principal
+        found = await self._authenticator.look_up(identity.tenants_of, caller.tenant, caller.login)
+        return Json(
+            {
+                "tenants": [
+                    {
+                        "id": ids.show("ten", one.tenant),
+                        "slug": one.slug,
+                        "name": one.name,
+                        "role": one.role,
+                        "roleName": one.role_name,
+                        "current": one.tenant == caller.tenant,
+                    }
+                    for one in found
+                ]
+            }
+        )
 
-    async def _verify(self, password_hash: str | None, password: str) -> bool:
-        """Verify in a thread: a few at a time, and no longer a line than can be served in seconds."""
-        if self._waiting >= _MOST_WAITING:
-            raise Unavailable("Too many logins at once: try again in a second.", retry_after_seconds=1)
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._hashers, identity.verify_password, password_hash, password
+    async def switch(self, request: Request) -> Response:
+        """Open a login to another of the caller's tenants, with tokens of its own; this one goes on beside it."""
+        [slug] = await forms.read(request, "tenant")
+        caller = (await self._person(request)).principal
+        found = await self._authenticator.look_up(identity.tenants_of, caller.tenant, caller.login)
+        wanted = next((one for one in found if one.slug == slug and one.tenant != caller.tenant), None)
+        if wanted is None:
+            raise NotFound("You are in no other tenant of this name, or this login does not lead there: log in to it.")
+        scope = self._authenticator.member(wanted.tenant, ids.show("usr", wanted.user))
+        return forms.show(
+            await scope.write(
+                identity.open_login, self._auth, wanted.user, by_password=True, agent=forms.agent(request)
             )
-        finally:
-            self._waiting -= 1
+        )
 
+    async def change_password(self, request: Request) -> Response:
+        """Replace the caller's password, and end all of their other logins, in every tenant."""
+        current, password = await forms.read(request, "current", "password")
+        scope = await self._person(request)
+        person = scope.principal.email or ""
+        self._proofs.check(request, person)
+        before = await scope.read(passwords.own)
+        await self._proofs.require(request, person, before, current, "The current password is wrong.")
+        assert before is not None
+        await scope.write(passwords.change, before, await self._proofs.hash(password))
+        return Response(status_code=204)
 
-def _answering(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except TenantryError as error:
-            return answers.refusal(error)
-
-    return answer
-
-
-async def _read(request: Request, *names: str) -> list[str]:
-    """The named texts of a JSON body."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise InvalidInput("Send application/json.")
-    try:
-        given: Any = orjson.loads(await request.body())
-    except ValueError:
-        raise InvalidInput("The body is not JSON.") from None
-    values = [given.get(name) if isinstance(given, dict) else None for name in names]
-    issues = [
-        Issue((name,), f"must be text of 1 to {_LONGEST_FIELD} characters")
-        for name, value in zip(names, values, strict=True)
-        if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_FIELD or "\0" in value
-    ]
-    if issues:
-        raise InvalidInput(f"{issues[0].path[0]} {issues[0].message}.", issues=issues)
-    return [str(value) for value in values]
-
-
-def _show(tokens: Tokens) -> Json:
-    return Json({"accessToken": tokens.access, "refreshToken": tokens.refresh, "expiresIn": tokens.expires_in})
+    async def _person(self, request: Request) -> Scope:
+        """The way to data of a caller who has logged in."""
+        text = auth.bearer(request.headers.get("authorization"))
+        if text is None:
+            raise Unauthenticated
+        principal: Principal = (await self._authenticator.verify(text)).principal
+        if principal.kind is not ActorKind.USER:
+            raise Forbidden("This is for people who have logged in, not for API keys.")
+        return self._authenticator.scope(principal)

@@ -63,7 +63,7 @@ class Query:
     @strawberry.field(extensions=[permissions.SIGNED_IN])
     async def families(self, info: Info) -> list[FamilyStatus]:
         enabled = await info.context.data.read(switches.enabled)
-        return [show_family(family, family.name in enabled, info) for family in registry.families().values()]
+        return [show_family(family, family.name in enabled, info) for family in registry.offered().values()]
 
 
 @strawberry.type
@@ -83,7 +83,7 @@ async def find_task(info: Info, name: str) -> TaskDefinition | None:
 
 async def find_family(info: Info, name: str) -> FamilyStatus | None:
     """The family with this name, or None."""
-    family = registry.families().get(name)
+    family = registry.offered().get(name)
     if family is None:
         return None
     return show_family(family, name in await info.context.data.read(switches.enabled), info)

@@ -72,6 +72,7 @@ def administers(caller: Principal) -> bool:
 
 
 SIGNED_IN = Rule("signed in")
+SIGNED_IN_CHANGE = Rule("signed in", changes=True)
 RUNS_READ = Rule("runs:read", "runs:read")
 RUNS_WRITE = Rule("runs:write", "runs:write", changes=True)
 TASKS_TRIGGER = Rule("runs:write or <family>:write, task by task", changes=True)
@@ -79,6 +80,8 @@ SCHEDULES_READ = Rule("schedules:read", "schedules:read")
 SCHEDULES_WRITE = Rule("schedules:write", "schedules:write", changes=True)
 KEYS_MANAGE = Rule("keys:manage", "keys:manage")
 KEYS_CHANGE = Rule("keys:manage", "keys:manage", changes=True)
+MEMBERS_MANAGE = Rule("members:manage", "members:manage")
+MEMBERS_CHANGE = Rule("members:manage", "members:manage", changes=True)
 LIMITS_WRITE = Rule("limits:write", "limits:write", changes=True)
 TENANT_READ = Rule("tenant:read", "tenant:read")
 TENANT_WRITE = Rule("tenant:write", "tenant:write", changes=True)

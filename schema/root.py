@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -37,8 +37,11 @@ from schema import (
     dead_letters,
     explanations,
     guards,
+    invitations,
     keys,
     limits,
+    member_roles,
+    members,
     operations,
     permissions,
     problems,
@@ -60,6 +63,9 @@ _MODULES = (
     catalogue,
     schedules,
     keys,
+    members,
+    member_roles,
+    invitations,
     limits,
     operations,
     audit,
@@ -69,32 +75,45 @@ _MODULES = (
 )
 
 
+async def _find_task(info: Info, id: str) -> Node | None:
+    return await catalogue.find_task(info, id.removeprefix("task_"))
+
+
+async def _find_family(info: Info, id: str) -> Node | None:
+    return await catalogue.find_family(info, id.removeprefix("fam_"))
+
+
+async def _find_tenant(info: Info, id: str) -> Node | None:
+    tenant = await tenants.read_tenant(info)
+    return tenant if tenant.id == id else None
+
+
+_NODES: dict[str, tuple[str | None, Callable[[Info, str], Awaitable[Node | None]]]] = {
+    "run": ("runs:read", runs.find),
+    "bulk": ("runs:read", bulk_actions.find),
+    "dlg": ("runs:read", dead_letters.find),
+    "task": (None, _find_task),
+    "fam": (None, _find_family),
+    "key": ("keys:manage", keys.find),
+    "usr": ("members:manage", members.find),
+    "ses": (None, members.find_login),
+    "rol": ("members:manage", member_roles.find),
+    "inv": ("members:manage", invitations.find),
+    "lim": ("tenant:read", limits.find),
+    "aud": ("audit:read", audit.find),
+    "ten": (None, _find_tenant),
+}
+"""What an id begins with: the scope that its object needs, None for any, and how it is found."""
+
+
 @strawberry.type(name="Query")
 class _NodeQuery:
     @strawberry.field(extensions=[permissions.SIGNED_IN], description="Any object of the caller's tenant by its id.")
     async def node(self, info: Info, id: strawberry.ID) -> Node | None:
-        kind, _, name = id.partition("_")
-        match kind:
-            case "run" if info.context.caller.may("runs:read"):
-                return await runs.find(info, id)
-            case "bulk" if info.context.caller.may("runs:read"):
-                return await bulk_actions.find(info, id)
-            case "dlg" if info.context.caller.may("runs:read"):
-                return await dead_letters.find(info, id)
-            case "task":
-                return await catalogue.find_task(info, name)
-            case "fam":
-                return await catalogue.find_family(info, name)
-            case "key" if info.context.caller.may("keys:manage"):
-                return await keys.find(info, id)
-            case "lim" if info.context.caller.may("tenant:read"):
-                return await limits.find(info, id)
-            case "aud" if info.context.caller.may("audit:read"):
-                return await audit.find(info, id)
-            case "ten":
-                tenant = await tenants.read_tenant(info)
-                return tenant if tenant.id == id else None
-        return None
+        scope, find = _NODES.get(id.partition("_")[0], (None, None))
+        if find is None or (scope is not None and not info.context.caller.may(scope)):
+            return None
+        return await find(info, id)
 
 
 class _Names(NameConverter):

@@ -18,7 +18,7 @@ from tasks.engine import switches
 from tasks.engine.models import WHOLE
 from tasks.engine.models import Pause as PauseRow
 from tenants import identity, ids, models
-from tenants.context import Role
+from tenants.context import ActorKind, Role
 
 strawberry.enum(Role)
 
@@ -58,7 +58,9 @@ class TenantPayload(Payload):
 class Viewer:
     kind: CallerKind
     email: str | None
-    role: Role | None
+    role: Role | None = strawberry.field(description="Null for keys, and for a role of the tenant's own.")
+    role_name: str | None = strawberry.field(description="What the tenant calls its own role.")
+    user_id: strawberry.ID | None = strawberry.field(description="The member, where a person has logged in.")
     scopes: list[str]
 
     @strawberry.field
@@ -71,7 +73,14 @@ class Query:
     @strawberry.field(extensions=[permissions.SIGNED_IN])
     def viewer(self, info: Info) -> Viewer:
         caller = info.context.caller
-        return Viewer(kind=CallerKind(caller.kind), email=caller.email, role=caller.role, scopes=sorted(caller.scopes))
+        return Viewer(
+            kind=CallerKind(caller.kind),
+            email=caller.email,
+            role=caller.role,
+            role_name=caller.role_name,
+            user_id=strawberry.ID(caller.actor) if caller.kind is ActorKind.USER else None,
+            scopes=sorted(caller.scopes),
+        )
 
 
 _TaskName = Annotated[str | None, strawberry.argument(description="No name: the whole tenant.")]

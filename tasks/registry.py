@@ -135,12 +135,14 @@ class Family:
         description: for people who choose what to switch on.
         tasks: its definitions.
         available: whether this installation offers it at all.
+        internal: on in every tenant, and triggered by services only: nobody asks for it by name.
     """
 
     name: str
     description: str
     tasks: tuple[TaskDefinition[Any], ...]
     available: Callable[[], bool] = lambda: True
+    internal: bool = False
 
 
 _BODIES: dict[str, Callable[..., Any]] = {}
@@ -156,6 +158,16 @@ def families() -> Mapping[str, Family]:
         if module.ispkg
     ]
     return MappingProxyType({family.name: family for family in sorted(found, key=_name) if family.available()})
+
+
+def offered() -> Mapping[str, Family]:
+    """The families that a tenant may switch on, by name."""
+    return {name: family for name, family in families().items() if not family.internal}
+
+
+def is_internal(definition: TaskDefinition[Any]) -> bool:
+    """Whether only services trigger it."""
+    return families()[definition.family].internal
 
 
 @cache

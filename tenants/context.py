@@ -51,9 +51,15 @@ class Principal:
     """The actor's outside id: `usr_…`, `key_…`, `run_…`, `sch_…`, or an operator's name."""
     scopes: frozenset[str] = frozenset()
     role: Role | None = None
+    role_name: str | None = None
+    """What the tenant calls the role, where it is one of its own."""
     email: str | None = None
     task_names: frozenset[str] | None = None
     """The tasks an API key is narrowed to; None for all."""
+    person: UUID | None = None
+    """The person who acts, or who made the key that does."""
+    login: UUID | None = None
+    """The login that the credential belongs to."""
 
     def may(self, scope: str) -> bool:
         """Whether the principal holds the scope: itself, or `*`."""

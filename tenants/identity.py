@@ -10,30 +10,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import argon2
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from tenants import context, db, ids, signing
+from tenants import audit, context, db, ids, signing
 from tenants.context import Role
 from tenants.errors import InvalidInput, InvalidState, Issue, NotFound, Unauthenticated
-from tenants.models import LoginSession, Membership, Tenant
+from tenants.models import ApiKey, LoginSession, Membership, Tenant
 from tenants.settings import Auth, KeyRing
 
-_HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-"""Argon2id with the parameters that OWASP's password storage cheat sheet names."""
-_NOBODY = _HASHER.hash("nobody has this password")
-"""Verified when there is no such person, so that the answer takes as long as for one who exists."""
-
 _EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}")
-_SHORTEST_PASSWORD, _LONGEST_PASSWORD = 8, 1000
+_SLUG = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _GRACE = timedelta(seconds=10)
 """How long the last refresh token may be sent once more, for a client that never got the answer."""
+_LONGEST_AGENT = 200
 _TOKEN = struct.Struct(">16s16sI")
 _FIND_LOGIN = text("SELECT * FROM find_login(:slug, :email)")
+_TENANTS = text("SELECT * FROM tenants_of(:tenant, :login)")
 _FIND_SESSION = text("SELECT * FROM find_session(:tenant, :session)")
 
+_IS_OWNER = Membership.role == Role.OWNER.value
 _READS = frozenset({"runs:read", "schedules:read", "tenant:read"})
 
 
@@ -52,11 +50,25 @@ class Found:
 
     user: UUID
     email: str
-    role: Role
+    role: Role | None
+    role_name: str | None
+    role_scopes: frozenset[str]
     tenant_slug: str
     expires_at: datetime
     revoked_at: datetime | None
     suspended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """A tenant that a person is a member of, and as what."""
+
+    tenant: UUID
+    user: UUID
+    slug: str
+    name: str
+    role: str | None
+    role_name: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,30 @@ def tenant(session: Session) -> Tenant:
     return found
 
 
+def check_tenant(slug: str, timezone: str, *, path: str = "slug") -> None:
+    """Check what a tenant is to be called, and its local time.
+
+    Args:
+        path: what the caller calls the slug.
+
+    Raises:
+        InvalidInput: a value is wrong.
+    """
+    if not _SLUG.fullmatch(slug):
+        message = "must be at most 63 of a-z, 0-9, - and _, beginning with a letter"
+        raise InvalidInput(f"{path} {message}.", issues=[Issue((path,), message)])
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        message = "is not an IANA name such as Europe/Berlin"
+        raise InvalidInput(f"timezone: {timezone!r} {message}.", issues=[Issue(("timezone",), message)]) from None
+
+
+def lock_tenant(session: Session) -> None:
+    """Let one at a time change, until the end of the transaction, what all in the tenant must agree on."""
+    session.execute(select(Tenant.id).with_for_update(key_share=True))
+
+
 def normalise(email: str) -> str:
     """An e-mail address as it is kept and compared.
 
@@ -115,27 +151,6 @@ def normalise(email: str) -> str:
     if not _EMAIL.fullmatch(address):
         raise InvalidInput("email is not an address.", issues=[Issue(("email",), "is not an address")])
     return address
-
-
-def hash_password(password: str) -> str:
-    """The Argon2id hash of a password. Takes tens of milliseconds.
-
-    Raises:
-        InvalidInput: it is too short or too long.
-    """
-    if not _SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
-        message = f"must be {_SHORTEST_PASSWORD} to {_LONGEST_PASSWORD} characters"
-        raise InvalidInput(f"password {message}.", issues=[Issue(("password",), message)])
-    return _HASHER.hash(_password(password))
-
-
-def verify_password(password_hash: str | None, password: str) -> bool:
-    """Whether the password is the hash's. Takes as long when there is no hash."""
-    try:
-        verified = _HASHER.verify(password_hash or _NOBODY, _password(password[:_LONGEST_PASSWORD]))
-    except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
-        return False
-    return verified and password_hash is not None and len(password) <= _LONGEST_PASSWORD
 
 
 @db.single_statement
@@ -159,7 +174,9 @@ def find_session(session: Session, tenant_id: UUID, session_id: UUID) -> Found:
     return Found(
         user=row["user_id"],
         email=row["email"],
-        role=Role(row["role"]),
+        role=None if row["role"] is None else Role(row["role"]),
+        role_name=row["role_name"],
+        role_scopes=frozenset(row["role_scopes"] or ()),
         tenant_slug=row["tenant_slug"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
@@ -167,11 +184,30 @@ def find_session(session: Session, tenant_id: UUID, session_id: UUID) -> Found:
     )
 
 
-def open_login(session: Session, auth: Auth, user: UUID) -> Tokens:
-    """Open a login for a member whose password has been verified."""
+@db.single_statement
+def tenants_of(session: Session, tenant_id: UUID, login: UUID | None) -> list[Belonging]:
+    """The tenants of the person whose open login this is, if their own password opened it; else that login's alone."""
+    return [
+        Belonging(row["tenant_id"], row["user_id"], row["slug"], row["name"], row["role"], row["role_name"])
+        for row in db.fetch(session, _TENANTS, {"tenant": tenant_id, "login": login})
+    ]
+
+
+def open_login(
+    session: Session, auth: Auth, user: UUID, *, by_password: bool = False, agent: str | None = None
+) -> Tokens:
+    """Open a login for a member who has proved who they are.
+
+    Args:
+        by_password: whether by their own password, and not by another's word for them: it then leads to their other
+            tenants too.
+        agent: what they say they use, for people to know the login by.
+    """
     row = LoginSession(
         id=ids.new(),
         user_id=user,
+        by_password=by_password,
+        agent=agent[:_LONGEST_AGENT] if agent else None,
         token_hash="",
         expires_at=datetime.now(UTC) + timedelta(days=auth.refresh_token_days),
     )
@@ -179,6 +215,7 @@ def open_login(session: Session, auth: Auth, user: UUID) -> Tokens:
     row.token_hash = _digest(token)
     session.add(row)
     session.flush()
+    audit.record(session, "login.open", ids.show("ses", row.id), by_password=by_password)
     return _tokens(auth, token)
 
 
@@ -215,6 +252,7 @@ def refresh(session: Session, auth: Auth, token: RefreshToken) -> Tokens | None:
     elif row.token_hash != _digest(upcoming) or now - row.refreshed_at > _GRACE:
         row.revoked_at = now
         session.flush()
+        audit.record(session, "login.reuse", ids.show("ses", row.id), user=ids.show("usr", row.user_id))
         return None
     session.flush()
     return _tokens(auth, upcoming)
@@ -229,43 +267,65 @@ def close_login(session: Session, session_id: UUID) -> None:
     )
 
 
-def join(session: Session, user: UUID, role: Role) -> Membership:
+def join(session: Session, user: UUID, role: Role | None, custom: UUID | None = None) -> Membership:
     """Make a person a member of the session's tenant, or change a member's role.
+
+    Args:
+        role: a built-in one; None for one of the tenant's own.
+        custom: that one's id.
 
     Raises:
         InvalidState: the tenant would be left without an owner.
     """
-    row = session.scalar(select(Membership).where(Membership.user_id == user).with_for_update())
+    row = _lock(session, user)
+    before = None if row is None else shown_role(row.role, row.role_id)
+    if role is not Role.OWNER:
+        _keep_an_owner(session, row)
     if row is None:
-        row = Membership(user_id=user, role=role.value)
+        row = Membership(user_id=user)
         session.add(row)
-    else:
-        _keep_an_owner(session, row, role)
-        row.role = role.value
+    row.role, row.role_id = None if role is None else role.value, custom
     session.flush()
+    audit.record(session, "member.set", ids.show("usr", user), before=before, after=shown_role(row.role, custom))
     return row
 
 
 def leave(session: Session, user: UUID) -> None:
-    """End a membership, and with it the person's logins to this tenant.
+    """End a membership, and with it the person's logins to this tenant and the keys that they made.
 
     Raises:
         NotFound: the person is no member.
         InvalidState: the tenant would be left without an owner.
     """
-    row = session.scalar(select(Membership).where(Membership.user_id == user).with_for_update())
+    row = _lock(session, user)
     if row is None:
         raise NotFound
-    _keep_an_owner(session, row, None)
+    _keep_an_owner(session, row)
+    before = shown_role(row.role, row.role_id)
     session.delete(row)
+    session.execute(
+        update(ApiKey).where(ApiKey.made_by == user, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now())
+    )
     session.flush()
+    audit.record(session, "member.remove", ids.show("usr", user), before=before)
 
 
-def _keep_an_owner(session: Session, row: Membership, role: Role | None) -> None:
-    if row.role != Role.OWNER or role is Role.OWNER:
+def shown_role(role: str | None, custom: UUID | None) -> str | None:
+    """A role as the audit log tells of it."""
+    return role if custom is None else ids.show("rol", custom)
+
+
+def _lock(session: Session, user: UUID) -> Membership | None:
+    """A membership, locked; and the owners' before it, in one order: of two who leave at once, one comes second."""
+    session.scalars(select(Membership.user_id).where(_IS_OWNER).order_by(Membership.user_id).with_for_update()).all()
+    return session.scalar(select(Membership).where(Membership.user_id == user).with_for_update())
+
+
+def _keep_an_owner(session: Session, row: Membership | None) -> None:
+    """Refuse to let the last owner go."""
+    if row is None or row.role != Role.OWNER:
         return
-    owners = session.scalars(select(Membership).where(Membership.role == Role.OWNER.value).with_for_update()).all()
-    if len(owners) == 1:
+    if session.scalar(select(Membership.user_id).where(_IS_OWNER, Membership.user_id != row.user_id).limit(1)) is None:
         raise InvalidState("A tenant keeps at least one owner.", state=Role.OWNER.value)
 
 
@@ -277,8 +337,3 @@ def _tokens(auth: Auth, token: RefreshToken) -> Tokens:
 def _digest(token: RefreshToken) -> str:
     """What is stored of the login's newest token; no secret, for a token is worth nothing without its signature."""
     return hashlib.sha256(_TOKEN.pack(token.tenant.bytes, token.session.bytes, token.generation)).hexdigest()
-
-
-def _password(password: str) -> bytes:
-    """One form for what different keyboards send. Source: RFC 8265, section 4.2."""
-    return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")

@@ -78,6 +78,7 @@ class Found:
     revoked_at: datetime | None
     last_used_at: datetime | None
     suspended: bool
+    made_by: UUID | None
 
 
 def create(
@@ -117,6 +118,7 @@ def create(
         secret_hash=signing.digest(pepper, secret),
         scopes=sorted(set(scopes)),
         task_names=None if task_names is None else sorted(set(task_names)),
+        made_by=caller.person,
         expires_at=expires_at,
     )
     session.add(key)
@@ -157,6 +159,11 @@ def revoke(session: Session, key_id: UUID) -> ApiKey:
     return key
 
 
+def is_scope(scope: str) -> bool:
+    """Whether this can be a scope: one of those there are, or of a family."""
+    return scope in SCOPES or (_FAMILY_SCOPE.fullmatch(scope) is not None and scope.partition(":")[0] not in _RESERVED)
+
+
 def check_form(secret: str) -> bool:
     """Whether the text can be a key at all: its form and checksum are right. Asks no database."""
     match = _KEY.fullmatch(secret)
@@ -184,6 +191,7 @@ def find(session: Session, pepper: SecretStr, secret: str) -> Found:
         revoked_at=row["revoked_at"],
         last_used_at=row["last_used_at"],
         suspended=row["suspended"],
+        made_by=row["made_by"],
     )
 
 
@@ -211,7 +219,7 @@ def _check(name: str, scopes: Sequence[str], task_names: Sequence[str] | None, e
     if not scopes:
         issues.append(Issue(("scopes",), "must name at least one scope"))
     for index, scope in enumerate(scopes):
-        if scope not in SCOPES and (not _FAMILY_SCOPE.fullmatch(scope) or scope.partition(":")[0] in _RESERVED):
+        if not is_scope(scope):
             issues.append(Issue(("scopes", str(index)), "is not a scope"))
     if task_names is not None and len(task_names) > _MOST_TASKS:
         issues.append(Issue(("taskNames",), f"must be at most {_MOST_TASKS}"))

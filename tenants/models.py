@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
@@ -20,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PgUUID
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 from sqlalchemy.types import UserDefinedType
 
 from tenants.db import Base, TenantRow
@@ -76,22 +77,96 @@ class User(Base):
 
     id: Mapped[UUID] = mapped_column(Key, primary_key=True)
     email: Mapped[str] = mapped_column(Text, unique=True)
-    password_hash: Mapped[str | None] = mapped_column(Text)
+    password_hash: Mapped[str | None] = mapped_column(Text, deferred=True)
+    """Which the app login can't read: what is to be done with it, functions do."""
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
 
 
+class CustomRole(TenantRow, Base):
+    """A tenant's own role: a named set of scopes."""
+
+    __tablename__ = "roles"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        Index("uq_roles_name", "tenant_id", "name", unique=True),
+    )
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+_ROLES = "role IN ('OWNER', 'ADMIN', 'MEMBER', 'VIEWER')"
+_ONE_ROLE = "(role IS NULL) <> (role_id IS NULL)"
+
+
 class Membership(TenantRow, Base):
-    """A person's role in a tenant."""
+    """A person's role in a tenant: a built-in one or one of the tenant's own."""
 
     __tablename__ = "memberships"
     __table_args__ = (
         ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
-        CheckConstraint("role IN ('OWNER', 'ADMIN', 'MEMBER', 'VIEWER')", name="role"),
+        ForeignKeyConstraint(["tenant_id", "role_id"], ["roles.tenant_id", "roles.id"]),
+        CheckConstraint(_ROLES, name="role"),
+        CheckConstraint(_ONE_ROLE, name="one_role"),
+        Index("ix_memberships_user_id", "user_id"),
     )
 
     user_id: Mapped[UUID] = mapped_column(Key, ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
-    role: Mapped[str] = mapped_column(Text)
+    role: Mapped[str | None] = mapped_column(Text)
+    role_id: Mapped[UUID | None] = mapped_column(Key)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+    user: Mapped[User] = relationship(viewonly=True, lazy="raise")
+    custom: Mapped[CustomRole | None] = relationship(viewonly=True, lazy="raise")
+
+
+class Invitation(TenantRow, Base):
+    """What an address is invited to become in a tenant, once. The link in the mail is derived, and stored nowhere."""
+
+    __tablename__ = "invitations"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["tenant_id", "role_id"], ["roles.tenant_id", "roles.id"]),
+        CheckConstraint(_ROLES, name="role"),
+        CheckConstraint(_ONE_ROLE, name="one_role"),
+        Index(
+            "uq_invitations_open",
+            "tenant_id",
+            "email",
+            unique=True,
+            postgresql_where=text("accepted_at IS NULL AND revoked_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    email: Mapped[str] = mapped_column(Text)
+    role: Mapped[str | None] = mapped_column(Text)
+    role_id: Mapped[UUID | None] = mapped_column(Key)
+    invited_by: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.clock_timestamp())
+    expires_at: Mapped[datetime] = mapped_column(Moment)
+    accepted_at: Mapped[datetime | None] = mapped_column(Moment)
+    revoked_at: Mapped[datetime | None] = mapped_column(Moment)
+    custom: Mapped[CustomRole | None] = relationship(viewonly=True, lazy="raise")
+
+
+class AccountLink(TenantRow, Base):
+    """What somebody asked for who is in no tenant yet: a new password, or a tenant. In the operators' tenant."""
+
+    __tablename__ = "account_links"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        CheckConstraint("kind IN ('RESET', 'SIGN_UP')", name="kind"),
+    )
+
+    id: Mapped[UUID] = mapped_column(Key, primary_key=True)
+    kind: Mapped[str] = mapped_column(Text)
+    email: Mapped[str] = mapped_column(Text)
+    detail: Mapped[dict[str, Any]] = mapped_column(JSONB)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.clock_timestamp())
+    expires_at: Mapped[datetime] = mapped_column(Moment)
+    used_at: Mapped[datetime | None] = mapped_column(Moment)
 
 
 class LoginSession(TenantRow, Base):
@@ -102,10 +177,14 @@ class LoginSession(TenantRow, Base):
         ForeignKeyConstraint(
             ["tenant_id", "user_id"], ["memberships.tenant_id", "memberships.user_id"], ondelete="CASCADE"
         ),
+        Index("ix_login_sessions_user_id", "user_id"),
     )
 
     id: Mapped[UUID] = mapped_column(Key, primary_key=True)
     user_id: Mapped[UUID] = mapped_column(Key)
+    by_password: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
+    """Whether the person's own password opened it: nobody else's word lets them into their other tenants."""
+    agent: Mapped[str | None] = mapped_column(Text)
     token_hash: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
     refreshed_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
@@ -128,6 +207,8 @@ class ApiKey(TenantRow, Base):
     secret_hash: Mapped[str] = mapped_column(Text)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
     task_names: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    made_by: Mapped[UUID | None] = mapped_column(Key)
+    """The member who made it, whose leaving ends it; None for an operator."""
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
     expires_at: Mapped[datetime | None] = mapped_column(Moment)
     last_used_at: Mapped[datetime | None] = mapped_column(Moment)

@@ -119,16 +119,23 @@ class Auth(BaseModel):
     """Credentials."""
 
     token_keys: KeyRing = Field(default_factory=dict)
+    link_keys: KeyRing = Field(default_factory=dict)
     key_pepper: SecretStr = SecretStr("")
     access_token_seconds: int = Field(900, ge=30)
     refresh_token_days: float = Field(30, gt=0)
     cache_seconds: float = Field(3.0, ge=0, le=5)
     issuer: str = "tenantry"
+    sign_up: bool = False
+    sign_up_families: Annotated[list[str], BeforeValidator(_from_json)] = Field(default_factory=list)
+    sign_up_hours: float = Field(24.0, gt=0)
+    invitation_days: float = Field(7.0, gt=0)
+    reset_minutes: float = Field(60.0, gt=0)
 
 
 class Api(BaseModel):
     """The HTTP edge."""
 
+    public_url: str = "http://127.0.0.1:8000"
     allowed_origins: Annotated[list[str], BeforeValidator(_from_json)] = Field(default_factory=list)
     body_bytes: int = Field(256 * 1024, ge=1024)
     bulk_body_bytes: int = Field(2 * 1024 * 1024, ge=1024)
@@ -214,6 +221,13 @@ class Settings(BaseSettings):
     worker: Worker = Field(default_factory=Worker)
     storage: Storage = Field(default_factory=Storage)
     mail: Mail = Field(default_factory=Mail)
+
+    @field_validator("mail")
+    @classmethod
+    def _really_sent(cls, value: Mail, info: ValidationInfo) -> Mail:
+        if value.url.startswith("file:") and info.data.get("environment") != "development":
+            raise ValueError("url: file:// keeps mails in a folder and sends none, which is for development only")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -6,22 +6,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import Connection, text
 
-from tenants import db, identity, ids
+from tenants import db, identity, ids, passwords
 from tenants.context import ActorKind, Principal
-from tenants.errors import Conflict, InvalidInput, Issue, Misconfigured, NotFound
+from tenants.errors import Conflict, Misconfigured, NotFound
 from tenants.settings import Settings
 
 OPERATORS = "_operator"
 """Slug of the reserved tenant whose keys are the operators'."""
 
+OPERATORS_ID = UUID("00000000-0000-7000-8000-000000000001")
+"""Which the first migration gives it."""
+
 _CREATE_TENANT = text("SELECT create_tenant(:id, :slug, :name, :timezone, :families)")
 _FIND_TENANT = text("SELECT id FROM tenants WHERE slug = :slug")
 _ENROLL = text("SELECT * FROM enroll_user(:id, :email, :hash)")
-_SLUG_LENGTH = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,7 @@ def create_tenant(
         InvalidInput: a value is wrong.
         Conflict: the slug is taken.
     """
-    if not _is_slug(slug):
-        message = f"must be at most {_SLUG_LENGTH} of a-z, 0-9, - and _, beginning with a letter"
-        raise InvalidInput(f"slug {message}.", issues=[Issue(("slug",), message)])
-    _check_timezone(timezone)
+    identity.check_tenant(slug, timezone)
     made = NewTenant(ids.new(), slug)
     with connect(settings) as connection:
         free = connection.scalar(
@@ -83,6 +81,15 @@ def create_tenant(
     if not free:
         raise Conflict(f"There is a tenant {slug!r} already.")
     return made
+
+
+def desk(name: str) -> Principal:
+    """Who serves people that are in no tenant yet, in the operators' tenant, where it may do nothing but that.
+
+    Args:
+        name: who is named as the actor, such as `sign-up`.
+    """
+    return Principal(tenant=OPERATORS_ID, kind=ActorKind.OPERATOR, actor=name)
 
 
 def acting(settings: Settings, slug: str, name: str) -> Principal:
@@ -110,26 +117,11 @@ def enroll(settings: Settings, email: str, password: str | None) -> UUID:
         Conflict: the person has another password, which stays as it is.
     """
     address = identity.normalise(email)
-    password_hash = None if password is None else identity.hash_password(password)
+    password_hash = None if password is None else passwords.digest(password)
     with connect(settings) as connection:
         row = connection.execute(_ENROLL, {"id": ids.new(), "email": address, "hash": password_hash}).one()
     kept = row.password_hash
-    if password is not None and kept != password_hash and not identity.verify_password(kept, password):
+    if password is not None and kept != password_hash and not passwords.verify(kept, password):
         raise Conflict(f"{address} has a password already: leave it out to make the same person a member here.")
     user: UUID = row.user_id
     return user
-
-
-def _is_slug(slug: str) -> bool:
-    allowed = set("abcdefghijklmnopqrstuvwxyz0123456789-_")
-    return 0 < len(slug) <= _SLUG_LENGTH and slug[0].isalpha() and set(slug) <= allowed
-
-
-def _check_timezone(timezone: str) -> None:
-    try:
-        ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidInput(
-            f"timezone: {timezone!r} is not an IANA name such as Europe/Berlin.",
-            issues=[Issue(("timezone",), "is not an IANA name such as Europe/Berlin")],
-        ) from None

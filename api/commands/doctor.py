@@ -72,6 +72,7 @@ def doctor(state: State = None, as_json: Json = False) -> None:
 def _secrets(settings: Settings) -> Iterator[Finding]:
     needed = {
         "TENANTRY_AUTH__TOKEN_KEYS": settings.auth.token_keys,
+        "TENANTRY_AUTH__LINK_KEYS": settings.auth.link_keys,
         "TENANTRY_AUTH__KEY_PEPPER": settings.auth.key_pepper.get_secret_value(),
         "TENANTRY_ENGINE__GRANT_KEYS": settings.engine.grant_keys,
     }

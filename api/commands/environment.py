@@ -32,6 +32,7 @@ def make_secrets(
         "DATABASE_OWNER_URL": roles.address(admin_url, roles.OWNER, secrets.token_hex(32), database),
         "REDIS_URL": f"redis://:{redis_password}@{redis}/0",
         "TENANTRY_AUTH__TOKEN_KEYS": json.dumps({"k1": secrets.token_hex(32)}),
+        "TENANTRY_AUTH__LINK_KEYS": json.dumps({"k1": secrets.token_hex(32)}),
         "TENANTRY_AUTH__KEY_PEPPER": secrets.token_hex(32),
         "TENANTRY_ENGINE__GRANT_KEYS": json.dumps({"k1": secrets.token_hex(32)}),
     }

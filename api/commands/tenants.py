@@ -32,8 +32,8 @@ def create_tenant(
     settings = installation.settle(state)
     families = family or []
     for chosen in families:
-        if chosen not in registry.families():
-            raise InvalidInput(f"There is no family {chosen!r}: there are {', '.join(registry.families())}.")
+        if chosen not in registry.offered():
+            raise InvalidInput(f"There is no family {chosen!r}: there are {', '.join(registry.offered())}.")
     made = system.create_tenant(settings, slug, name=name, timezone=timezone, families=families)
     value = {"id": ids.show("ten", made.id), "slug": made.slug}
     terminal.answer(value, f"Made the tenant {made.slug} ({value['id']}).", as_json=as_json)

@@ -49,6 +49,7 @@ class TriggerRequest:
         eta: not before this moment.
         concurrency_key: what the run shares limits and turns with.
         queue: another queue than the task's own.
+        internal: a service asks, and not its caller, who needs no right to trigger it.
     """
 
     task_name: str
@@ -59,6 +60,7 @@ class TriggerRequest:
     eta: datetime | None = None
     concurrency_key: str | None = None
     queue: str | None = None
+    internal: bool = False
 
 
 def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | None = None) -> dict[str, Any]:
@@ -70,9 +72,12 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
         if path:
             error.message = f"[{path[0]}] {error.message}"
         raise
-    if definition.operator_only and caller.kind is not ActorKind.OPERATOR:
+    internal = registry.is_internal(definition)
+    if (definition.operator_only and caller.kind is not ActorKind.OPERATOR) or (
+        internal and not request.internal and origin is None
+    ):
         raise _unknown(session, request.task_name)
-    if not caller.may_trigger(definition.name):
+    if not request.internal and not caller.may_trigger(definition.name):
         raise Forbidden(f"You may not trigger {definition.name}.", required_scope=f"{definition.family}:write")
     issues: list[Issue] = []
     args = _args(definition, request.args, issues, path)
@@ -105,6 +110,7 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
         "digest": _digest(definition.name, args) if request.idempotency_key is not None else None,
         "origin_id": str(origin) if origin else None,
         "effects_of": None,
+        "internal": internal,
     }
 
 

@@ -30,8 +30,8 @@ def enable(session: Session, family: str) -> None:
     Raises:
         NotFound: this installation has no such family.
     """
-    if family not in registry.families():
-        raise NotFound(f"There is no family {family!r}: choose from {', '.join(registry.families())}.")
+    if family not in registry.offered():
+        raise NotFound(f"There is no family {family!r}: choose from {', '.join(registry.offered())}.")
     if session.scalar(select(TenantFamily).where(TenantFamily.family == family)) is None:
         session.add(TenantFamily(family=family))
         session.flush()

@@ -1,4 +1,4 @@
-"""Outgoing mail over SMTP."""
+"""Outgoing mail over SMTP; in development also into a folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tasks.engine.effects import NotDone
@@ -45,20 +46,22 @@ class Message:
 
 
 def send(settings: Mail, message: Message, key: str, *, now: datetime) -> dict[str, str]:
-    """Hand a mail to the server; to be called as an effect.
+    """Hand a mail to the server, or put it into the folder that stands for one; to be called as an effect.
 
     Args:
         key: the effect's idempotency key: the same message has the same Message-ID.
         now: the mail's date.
 
     Returns:
-        The Message-ID.
+        The Message-ID; and the file, where there is no server.
 
     Raises:
         NotDone: the server did not take it: by a Fail if it never will, else by what went wrong.
         Misconfigured: the server's address is wrong.
     """
     parcel = _compose(settings, message, key, now)
+    if settings.url.startswith("file:"):
+        return {"message_id": parcel["Message-ID"], "file": _keep(settings, parcel, key, now)}
     try:
         connection = _connect(settings)
     except (OSError, smtplib.SMTPException) as error:
@@ -68,6 +71,8 @@ def send(settings: Mail, message: Message, key: str, *, now: datetime) -> dict[s
             connection.send_message(parcel)
         except smtplib.SMTPResponseException as error:
             raise NotDone(str(error)) from _cause(error.smtp_code, error)
+        except smtplib.SMTPNotSupportedError as error:  # An address beyond ASCII, which this server does not know.
+            raise NotDone(str(error)) from Fail(f"The mail server can't take the address: {error}")
         except smtplib.SMTPRecipientsRefused as error:
             code, _ = next(iter(error.recipients.values()))
             raise NotDone(str(error)) from _cause(code, error)
@@ -88,6 +93,16 @@ def _compose(settings: Mail, message: Message, key: str, now: datetime) -> Email
         kind, _, detail = attachment.media_type.partition("/")
         parcel.add_attachment(attachment.content, maintype=kind, subtype=detail, filename=attachment.name)
     return parcel
+
+
+def _keep(settings: Mail, parcel: EmailMessage, key: str, now: datetime) -> str:
+    """Put a mail where a developer finds it, and nobody else: links in it are secret."""
+    folder = Path(unquote(urlsplit(settings.url).path))
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = folder / f"{now:%Y%m%dT%H%M%S}-{key[:12]}.eml"
+    file.touch(mode=0o600)
+    file.write_bytes(parcel.as_bytes())
+    return str(file)
 
 
 def _connect(settings: Mail) -> smtplib.SMTP:

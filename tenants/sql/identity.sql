@@ -3,9 +3,9 @@
 
 CREATE OR REPLACE FUNCTION find_login(
   p_slug text, p_email text,
-  OUT tenant_id uuid, OUT user_id uuid, OUT password_hash text, OUT role text, OUT suspended boolean
+  OUT tenant_id uuid, OUT user_id uuid, OUT password_hash text
 ) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT t.id, u.id, u.password_hash, m.role, t.suspended_at IS NOT NULL
+  SELECT t.id, u.id, u.password_hash
   FROM public.tenants t
   JOIN public.memberships m ON m.tenant_id = t.id
   JOIN public.users u ON u.id = m.user_id
@@ -16,26 +16,32 @@ GRANT EXECUTE ON FUNCTION find_login(text, text) TO tenantry_app;
 
 CREATE OR REPLACE FUNCTION find_session(
   p_tenant uuid, p_session uuid,
-  OUT user_id uuid, OUT email text, OUT role text, OUT tenant_slug text, OUT expires_at timestamptz,
-  OUT revoked_at timestamptz, OUT suspended boolean
+  OUT user_id uuid, OUT email text, OUT role text, OUT role_name text, OUT role_scopes text[], OUT tenant_slug text,
+  OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT suspended boolean
 ) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT u.id, u.email, m.role, t.slug, s.expires_at, s.revoked_at, t.suspended_at IS NOT NULL
+  SELECT u.id, u.email, m.role, r.name, r.scopes, t.slug, s.expires_at, s.revoked_at, t.suspended_at IS NOT NULL
   FROM public.login_sessions s
   JOIN public.tenants t ON t.id = s.tenant_id
   JOIN public.memberships m ON m.tenant_id = s.tenant_id AND m.user_id = s.user_id
   JOIN public.users u ON u.id = s.user_id
+  LEFT JOIN public.roles r ON r.tenant_id = m.tenant_id AND r.id = m.role_id
   WHERE s.tenant_id = p_tenant AND s.id = p_session
 $$;
 REVOKE ALL ON FUNCTION find_session(uuid, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION find_session(uuid, uuid) TO tenantry_app;
 
+-- A key whose maker is no longer a member has ended, whether or not it was revoked.
 CREATE OR REPLACE FUNCTION find_api_key(
   p_hash text,
   OUT tenant_id uuid, OUT key_id uuid, OUT tenant_slug text, OUT scopes text[], OUT task_names text[],
-  OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT last_used_at timestamptz, OUT suspended boolean
+  OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT last_used_at timestamptz, OUT suspended boolean,
+  OUT made_by uuid
 ) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT t.id, k.id, t.slug, k.scopes, k.task_names, k.expires_at, k.revoked_at, k.last_used_at,
-         t.suspended_at IS NOT NULL
+  SELECT t.id, k.id, t.slug, k.scopes, k.task_names, k.expires_at,
+         CASE WHEN k.made_by IS NULL OR EXISTS (
+           SELECT FROM public.memberships m WHERE m.tenant_id = k.tenant_id AND m.user_id = k.made_by
+         ) THEN k.revoked_at ELSE coalesce(k.revoked_at, k.created_at) END,
+         k.last_used_at, t.suspended_at IS NOT NULL, k.made_by
   FROM public.api_keys k
   JOIN public.tenants t ON t.id = k.tenant_id
   WHERE k.secret_hash = p_hash

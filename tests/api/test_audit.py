@@ -19,9 +19,10 @@ from tasks.engine.admission import LimitKind
 from tasks.engine.ledger import Settlement
 from tasks.engine.limits import LimitRequest
 from tasks.engine.states import RunState
-from tenants import audit, ids
+from tasks.families.accounts.service import requests
+from tenants import audit, identity, ids, member_roles, system
 from tenants.audit import Verdict
-from tenants.context import Principal
+from tenants.context import Principal, Role
 from tests.architecture.test_schema_guards import LATER, ROOT
 from tests.support import commands
 from tests.support.apis import Api, Caller
@@ -67,6 +68,38 @@ class Place:
         return found
 
     @property
+    def member(self) -> str:
+        """A member."""
+        user = system.enroll(self.hands.installation.settings, f"{ids.new().hex}@example.org", None)
+        self.hands.installation.write(self.tenant, identity.join, user, Role.VIEWER)
+        return ids.show("usr", user)
+
+    @property
+    def login(self) -> str:
+        """A login of a member."""
+        user, auth = ids.read("usr", self.member), self.hands.installation.settings.auth
+        self.hands.installation.write(self.tenant, identity.open_login, auth, user)
+        query = "query($u: ID!) { sessions(userId: $u) { nodes { id } } }"
+        found: str = self.caller.ask(query, u=ids.show("usr", user))["sessions"]["nodes"][0]["id"]
+        return found
+
+    @property
+    def role(self) -> str:
+        """A role of the tenant's own."""
+        return ids.show("rol", self.hands.installation.write(self.tenant, member_roles.create, "r", ["runs:read"]).id)
+
+    @property
+    def invitation(self) -> str:
+        """An invitation."""
+        settings = self.hands.installation.settings
+        return ids.show(
+            "inv",
+            self.hands.installation.write(
+                self.tenant, requests.invite, settings, "ada@example.org", Role.VIEWER, None
+            ).id,
+        )
+
+    @property
     def limit(self) -> str:
         """A limit."""
         request = LimitRequest("some", LimitKind.CONCURRENCY, 3)
@@ -77,14 +110,22 @@ CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
     "cancelRun": ("run.cancel", lambda place: f'(id: "{place.waiting}")'),
     "cancelRuns": ("runs.cancel", lambda place: f'(filter: {{ids: ["{place.waiting}"]}}, dryRun: false)'),
     "createApiKey": ("key.create", lambda place: '(input: {name: "k", scopes: ["runs:read"]})'),
+    "createRole": ("role.create", lambda place: '(name: "r", scopes: ["runs:read"])'),
+    "deleteRole": ("role.delete", lambda place: f'(id: "{place.role}")'),
+    "inviteMember": ("member.invite", lambda place: '(input: {email: "eve@example.org", role: MEMBER})'),
     "pauseTasks": ("tasks.pause", lambda place: '(note: "why")'),
     "recordSalesStock": ("sales.record_stock", lambda place: "(counts: [])"),
+    "removeMember": ("member.remove", lambda place: f'(id: "{place.member}")'),
     "removeLimit": ("limit.remove", lambda place: f'(id: "{place.limit}")'),
     "resumeTasks": ("tasks.resume", lambda place: ""),
     "retryDeadLetters": ("runs.retry", lambda place: f'(groupId: "{place.group}", dryRun: false)'),
     "retryRuns": ("runs.retry", lambda place: f'(filter: {{ids: ["{place.failed}"]}}, dryRun: false)'),
+    "revokeInvitation": ("invitation.revoke", lambda place: f'(id: "{place.invitation}")'),
+    "revokeSession": ("login.revoke", lambda place: f'(id: "{place.login}")'),
     "revokeApiKey": ("key.revoke", lambda place: f'(id: "{place.key}")'),
     "setLimit": ("limit.set", lambda place: '(input: {name: "n", kind: CONCURRENCY, amount: 3})'),
+    "setMemberRole": ("member.set", lambda place: f'(id: "{place.member}", role: MEMBER)'),
+    "updateRole": ("role.update", lambda place: f'(id: "{place.role}", name: "s")'),
     "updateSalesSettings": ("sales.configure", lambda place: "(retentionMonths: 12)"),
 }
 TRIGGERS: dict[str, Callable[[Place], str]] = {

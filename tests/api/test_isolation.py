@@ -21,8 +21,8 @@ from graphql import (
 )
 
 from schema import root
-from tenants import ids
-from tenants.context import Principal
+from tenants import identity, ids, system
+from tenants.context import ActorKind, Principal, Role
 from tests.support import apis, streams
 from tests.support.apis import Api, Caller
 from tests.support.installations import Installation
@@ -38,7 +38,7 @@ TAKING_IDS = [
     for argument, given in field.args.items()
     if get_named_type(given.type).name == "ID"
 ]
-KINDS = ("run", "key", "sch", "ten", "lim", "dlg", "usr", "bulk")
+KINDS = ("run", "key", "sch", "ten", "lim", "dlg", "usr", "ses", "rol", "inv", "bulk")
 LIMIT = 'mutation { setLimit(input: {name: "cap", kind: CONCURRENCY, amount: 1}) { limit { id } } }'
 TRIGGER = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) { taskId } }'
 
@@ -50,6 +50,10 @@ def test_there_is_a_case_for_every_field_that_takes_an_id() -> None:
         "Query.run",
         "Mutation.cancelRun",
         "Mutation.removeLimit",
+        "Mutation.removeMember",
+        "Mutation.revokeInvitation",
+        "Mutation.revokeSession",
+        "Mutation.deleteRole",
         "Mutation.retryDeadLetters",
         "Mutation.revokeApiKey",
         "Subscription.taskUpdates",
@@ -159,6 +163,20 @@ def _objects(api: Api, owner: Caller) -> Iterator[str]:
     yield owner.ask("{ apiKeys { nodes { id } } }")["apiKeys"]["nodes"][0]["id"]
     yield owner.ask("{ viewer { tenant { id } } }")["viewer"]["tenant"]["id"]
     yield owner.ask(LIMIT)["setLimit"]["limit"]["id"]
+    role = owner.ask('mutation { createRole(name: "r", scopes: ["runs:read"]) { role { id } } }')["createRole"]["role"]
+    yield role["id"]
+    email = f"{ids.new().hex}@example.org"
+    invite = "mutation($e: String!) { inviteMember(input: {email: $e, role: VIEWER}) { invitation { id } } }"
+    yield owner.ask(invite, e=email)["inviteMember"]["invitation"]["id"]
+    user = system.enroll(api.installation.settings, email, None)
+    tenant = ids.read("ten", owner.ask("{ viewer { tenant { id } } }")["viewer"]["tenant"]["id"])
+    acting = Principal(tenant, ActorKind.OPERATOR, "tests")
+    api.installation.write(acting, identity.join, user, Role.VIEWER)
+    yield ids.show("usr", user)
+    api.installation.write(acting, identity.open_login, api.installation.settings.auth, user)
+    yield owner.ask("query($u: ID!) { sessions(userId: $u) { nodes { id } } }", u=ids.show("usr", user))["sessions"][
+        "nodes"
+    ][0]["id"]
 
 
 def _operation(parent: str, name: str, argument: str) -> str:

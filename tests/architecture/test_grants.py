@@ -64,8 +64,10 @@ COLUMNS = {
 }  # fmt: skip
 
 DEFINERS = {
+    "accept_invitation": {"tenantry_app"},
     "advance_bulk_action": {"tenantry_system"},
     "begin_erasure": {"tenantry_system"},
+    "change_password": {"tenantry_app"},
     "create_tenant": {"tenantry_system"},
     "delete_effects_of_no_run": {"tenantry_system"},
     "delete_expired_keys": {"tenantry_system"},
@@ -79,11 +81,14 @@ DEFINERS = {
     "ensure_partitions": {"tenantry_system"},
     "erase_rows": {"tenantry_system"},
     "find_api_key": {"tenantry_app"},
+    "find_invitation": {"tenantry_app"},
+    "find_link": {"tenantry_app"},
     "find_login": {"tenantry_app"},
     "find_session": {"tenantry_app"},
     "installation_identity": {"tenantry_app"},
     "is_deserted": {"tenantry_system"},
     "note_change_of_tenant": set(),
+    "own_password": {"tenantry_app"},
     "prune_runs": {"tenantry_app"},
     "refuse_messages": {"tenantry_app"},
     "renew_leases": {"tenantry_app"},
@@ -92,6 +97,9 @@ DEFINERS = {
     "seal_audit": {"tenantry_system"},
     "suspend_tenant": {"tenantry_system"},
     "tenant_rows": {"tenantry_system"},
+    "reset_password": {"tenantry_app"},
+    "sign_up": {"tenantry_app"},
+    "tenants_of": {"tenantry_app"},
     "worker_gone": {"tenantry_app"},
     "worker_seen": {"tenantry_app"},
 }

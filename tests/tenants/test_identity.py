@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.orm import Session
 
-from tenants import identity, system
+from tenants import identity, passwords, system
 from tenants.context import Principal, Role
 from tenants.errors import Conflict, InvalidInput, InvalidState, NotFound
 from tests.support.installations import Installation
@@ -32,22 +32,6 @@ def test_what_is_no_address_is_refused(given: str) -> None:
         identity.normalise(given)
 
 
-def test_a_password_is_verified_in_any_unicode_form_and_no_other() -> None:
-    hashed = identity.hash_password("caf\u00e9 au lait")
-    assert hashed.startswith("$argon2id$")
-    assert identity.verify_password(hashed, "cafe\u0301 au lait")
-    for wrong in ("cafe au lait", "caf\u00e9 au lait ", "", "x" * 1_000_000):
-        assert not identity.verify_password(hashed, wrong)
-    assert not identity.verify_password(None, "nobody has this password")
-    assert not identity.verify_password("not a hash", PASSWORD)
-
-
-@pytest.mark.parametrize("password", ["", "short", "x" * 1001])
-def test_a_password_too_short_or_too_long_is_refused(password: str) -> None:
-    with pytest.raises(InvalidInput):
-        identity.hash_password(password)
-
-
 def test_a_person_is_one_in_all_tenants_and_keeps_the_password(
     installation: Installation, tenant: Principal, other_tenant: Principal
 ) -> None:
@@ -58,7 +42,7 @@ def test_a_person_is_one_in_all_tenants_and_keeps_the_password(
     with pytest.raises(Conflict):
         system.enroll(settings, "ada@example.org", "another password")
     [(kept,)] = installation.rows("SELECT password_hash FROM users WHERE id = %s", str(user))
-    assert identity.verify_password(kept, PASSWORD)
+    assert passwords.verify(kept, PASSWORD)
     for principal in (tenant, other_tenant):
         installation.write(principal, identity.join, user, Role.MEMBER)
     assert len(installation.rows("SELECT 1 FROM memberships WHERE user_id = %s", str(user))) == 2

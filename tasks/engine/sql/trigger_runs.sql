@@ -31,9 +31,10 @@ BEGIN
   PERFORM 1 FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' ORDER BY id FOR NO KEY UPDATE;
   v_limited := FOUND;
   FOR v_in IN
-    SELECT * FROM jsonb_to_recordset(p_runs) AS r(id uuid, task text, idempotency_key text, digest text)
+    SELECT * FROM jsonb_to_recordset(p_runs)
+      AS r(id uuid, task text, idempotency_key text, digest text, internal boolean)
   LOOP
-    IF split_part(v_in.task, '.', 1) <> ALL (v_families) THEN
+    IF v_in.internal IS NOT TRUE AND split_part(v_in.task, '.', 1) <> ALL (v_families) THEN
       RAISE EXCEPTION 'family not enabled' USING ERRCODE = 'TN003', DETAIL = split_part(v_in.task, '.', 1);
     END IF;
     v_run := v_in.id;

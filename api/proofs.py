@@ -1,0 +1,101 @@
+"""Passwords at the edge: hashed and verified in threads, a few at a time, and each failure makes the next wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from api.backoff import BackOff
+from tenants import passwords
+from tenants.errors import Unauthenticated, Unavailable
+
+T = TypeVar("T")
+_HASHERS = 2
+_MOST_WAITING = 32
+_FREE_BY_PERSON = 10
+_FREE_BY_ADDRESS = 100
+"""Many people can share an address."""
+
+
+class Proofs:
+    """Whether people are who they say: by their password, which is the same in all of their tenants."""
+
+    def __init__(self) -> None:
+        self._people = BackOff(_FREE_BY_PERSON)
+        self._addresses = BackOff(_FREE_BY_ADDRESS)
+        self._hashers = ThreadPoolExecutor(_HASHERS, thread_name_prefix="passwords")
+        self._waiting = 0
+
+    def check(self, request: Request, person: str) -> None:
+        """
+        Args:
+            person: their e-mail address in its one form.
+
+        Raises:
+            RateLimited: who goes by it, or whoever is at the caller's address, has failed too often to try now.
+        """
+        self._people.check(person)
+        self._addresses.check(address(request))
+
+    async def require(
+        self, request: Request, person: str, password_hash: str | None, password: str, refusal: str
+    ) -> None:
+        """Make sure that the password is the person's. Takes as long where there is no hash.
+
+        Args:
+            refusal: what to say if it is not.
+
+        Raises:
+            Unauthenticated: it is not.
+            Unavailable: too many wait already.
+        """
+        if not await self._run(passwords.verify, password_hash, password):
+            self._people.fail(person)
+            self._addresses.fail(address(request))
+            raise Unauthenticated(refusal, reason="invalid")
+        self._people.forgive(person)
+
+    async def hash(self, password: str) -> str:
+        """The hash of a new password.
+
+        Raises:
+            InvalidInput: it is too short or too long.
+            Unavailable: too many wait already.
+        """
+        return await self._run(passwords.digest, password)
+
+    async def settle(
+        self, request: Request, person: str, password_hash: str | None, password: str, refusal: str
+    ) -> str:
+        """The hash of the person's password: theirs, if they have one and this is it; else this becomes theirs.
+
+        Raises:
+            As `require` and `hash`.
+        """
+        if password_hash is None:
+            return await self.hash(password)
+        await self.require(request, person, password_hash, password, refusal)
+        return password_hash
+
+    def close(self) -> None:
+        """End the threads."""
+        self._hashers.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[..., T], *args: object) -> T:
+        """In a thread: a few at a time, and no longer a line than can be served in seconds."""
+        if self._waiting >= _MOST_WAITING:
+            raise Unavailable("Too many logins at once: try again in a second.", retry_after_seconds=1)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._hashers, work, *args)
+        finally:
+            self._waiting -= 1
+
+
+def address(request: Request) -> str:
+    """Where the caller is."""
+    return request.client.host if request.client else ""
