@@ -1,0 +1,204 @@
+"""A person's logins and password: seen, ended, changed; and one token for each tenant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tenants import identity, ids, signing, system
+from tenants.context import Principal, Role
+from tests.support import apis, streams
+from tests.support.apis import Api, Caller
+from tests.support.installations import Installation, eventually
+from tests.support.people import PASSWORD, People, caller, post
+
+WHO = "{ viewer { email role tenant { id } } }"
+SESSIONS = "query ($u: ID) { sessions(userId: $u) { nodes { id userId current agent } } }"
+REVOKE = "mutation ($id: ID!) { revokeSession(id: $id) { success problem { code } } }"
+NEW = "another correct horse battery"
+
+
+@pytest.fixture
+def people(api: Api, tenant: Principal) -> People:
+    return People(api, tenant)
+
+
+def _sessions(asking: Caller, user: str | None = None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = asking.ask(SESSIONS, u=user)["sessions"]["nodes"]
+    return found
+
+
+def _ended(asking: Caller) -> bool:
+    return asking.post(WHO).status_code == 401
+
+
+def test_a_person_sees_their_own_logins_and_ends_one(people: People) -> None:
+    people.join("ada@example.org", Role.VIEWER)
+    people.member("bob@example.org", Role.VIEWER)
+    first, second = people.caller("ada@example.org"), people.caller("ada@example.org")
+    found = _sessions(second)
+    assert [one["current"] for one in found] == [True, False]
+    assert all("httpx" in one["agent"] for one in found)
+    with streams.socket(first) as socket:
+        socket.subscribe(streams.ALL_UPDATES)
+        assert second.ask(REVOKE, id=found[1]["id"])["revokeSession"]["success"]
+        assert socket.closed(6) == 4401
+    eventually(lambda: _ended(first), 6)
+    assert [one["id"] for one in _sessions(second)] == [found[0]["id"]]
+    assert second.ask(REVOKE, id=found[1]["id"])["revokeSession"]["success"], "once more changes nothing"
+
+
+def test_others_logins_are_for_who_manages_members(people: People) -> None:
+    people.join("owner@example.org")
+    member = people.member("bob@example.org", Role.MEMBER)
+    admin = people.member("admin@example.org", Role.ADMIN)
+    user = member.ask("{ viewer { userId } }")["viewer"]["userId"]
+    owner = people.caller("owner@example.org")
+    [seen] = _sessions(admin, user)
+    assert seen["userId"] == user
+    [owners] = _sessions(admin, owner.ask("{ viewer { userId } }")["viewer"]["userId"])
+    assert _sessions(member, owners["userId"]) == []
+    assert member.ask(REVOKE, id=owners["id"])["revokeSession"]["problem"] == {"code": "NOT_FOUND"}
+    assert member.ask(f'{{ node(id: "{owners["id"]}") {{ id }} }}') == {"node": None}
+    assert admin.ask(REVOKE, id=owners["id"])["revokeSession"]["problem"] == {"code": "FORBIDDEN"}
+    assert not _ended(owner)
+    assert admin.ask(REVOKE, id=seen["id"])["revokeSession"]["success"]
+    eventually(lambda: _ended(member), 6)
+
+
+def test_a_login_to_another_tenant_is_not_seen_from_here(api: Api, people: People, other_tenant: Principal) -> None:
+    elsewhere = People(api, other_tenant)
+    here, there = people.member("ada@example.org"), elsewhere.member("ada@example.org")
+    [mine], [theirs] = _sessions(here), _sessions(there)
+    assert mine["id"] != theirs["id"]
+    assert here.ask(REVOKE, id=theirs["id"])["revokeSession"]["problem"] == {"code": "NOT_FOUND"}
+    assert not _ended(there)
+
+
+def test_a_changed_password_ends_all_other_logins_everywhere(api: Api, people: People, other_tenant: Principal) -> None:
+    elsewhere = People(api, other_tenant)
+    there = elsewhere.member("grace@example.org", Role.VIEWER)
+    people.join("grace@example.org", Role.VIEWER)
+    mine, other = people.caller("grace@example.org"), people.log_in("grace@example.org")
+    with streams.socket(caller(api, other["accessToken"])) as socket:
+        socket.subscribe(streams.ALL_UPDATES)
+        assert post(api, "password", mine.credential, current=PASSWORD, password=NEW).status_code == 204
+        assert socket.closed(6) == 4401
+    eventually(lambda: _ended(there), 6)
+    assert post(api, "refresh", refreshToken=other["refreshToken"]).status_code == 401
+    assert not _ended(mine)
+    old = post(api, "login", tenant=people.slug, email="grace@example.org", password=PASSWORD)
+    assert old.status_code == 401
+    assert elsewhere.log_in("grace@example.org", NEW)
+    [(action,)] = api.installation.rows(
+        "SELECT action FROM audit_entries WHERE tenant_id = %s AND action LIKE 'password.%%'", str(people.tenant.tenant)
+    )
+    assert action == "password.change"
+
+
+def test_a_password_is_not_changed_without_the_present_one(api: Api, people: People, tenant: Principal) -> None:
+    mine = people.member("alan@example.org")
+    for current, password, status in [
+        ("a wrong password", NEW, 401),
+        (PASSWORD, "short", 400),
+        (PASSWORD, "x" * 1_000_000, 400),
+        (PASSWORD, "nul\0nul\0nul", 400),
+        ("x" * 5000, NEW, 400),
+    ]:
+        answer = post(api, "password", mine.credential, current=current, password=password)
+        assert answer.status_code == status, answer.text
+    assert post(api, "password", current=PASSWORD, password=NEW).status_code == 401
+    assert post(api, "password", api.caller(tenant).credential, current=PASSWORD, password=NEW).status_code == 403
+    assert people.log_in("alan@example.org")
+
+
+def test_who_holds_a_token_does_not_guess_the_password_for_long(api: Api, people: People) -> None:
+    mine = people.member("kurt@example.org")
+    guess = lambda: post(api, "password", mine.credential, current="a wrong one", password=NEW).status_code  # noqa: E731
+    assert [guess() for _ in range(10)] == [401] * 10
+    assert guess() == 429
+    assert post(api, "login", tenant=people.slug, email="kurt@example.org", password=PASSWORD).status_code == 429
+
+
+@pytest.mark.parametrize(
+    "email", ["ALAN2@example.org", "\uff41lan2@example.org", " alan2@example.org", "Alan2@EXAMPLE.org"]
+)
+def test_another_spelling_and_another_tenant_are_no_new_guesses(
+    api: Api, people: People, other_tenant: Principal, email: str
+) -> None:
+    people.join("alan2@example.org")
+    elsewhere = People(api, other_tenant)
+    elsewhere.join("alan2@example.org")
+    guess = lambda slug, spelled: post(api, "login", tenant=slug, email=spelled, password="wrong").status_code  # noqa: E731
+    for _ in range(10):
+        if guess(people.slug, "alan2@example.org") == 429:
+            break
+    assert guess(elsewhere.slug, email) == 429
+
+
+def test_a_person_has_a_token_for_each_of_their_tenants(api: Api, people: People, other_tenant: Principal) -> None:
+    elsewhere = People(api, other_tenant)
+    people.join("lin@example.org")
+    elsewhere.join("lin@example.org", Role.VIEWER)
+    here = people.caller("lin@example.org")
+    listed = api.client.get(f"{api.url}/auth/tenants", headers=here.headers).json()["tenants"]
+    assert [(one["slug"], one["role"], one["current"]) for one in listed] == sorted(
+        [(people.slug, "OWNER", True), (elsewhere.slug, "VIEWER", False)]
+    )
+    tokens = post(api, "switch", here.credential, tenant=elsewhere.slug).json()
+    there = caller(api, tokens["accessToken"])
+    viewer = there.ask(WHO)["viewer"]
+    assert (viewer["role"], viewer["tenant"]["id"]) == ("VIEWER", ids.show("ten", other_tenant.tenant))
+    assert here.ask(WHO)["viewer"]["tenant"]["id"] == ids.show("ten", people.tenant.tenant)
+    assert post(api, "logout", here.credential).status_code == 204
+    eventually(lambda: _ended(here), 6)
+    assert not _ended(there), "each login ends by itself"
+    assert post(api, "switch", here.credential, tenant=elsewhere.slug).status_code == 401
+
+
+def test_nobody_switches_to_where_they_are_not(
+    api: Api, people: People, tenant: Principal, other_tenant: Principal
+) -> None:
+    mine = people.member("ada3@example.org")
+    strange = [People(api, other_tenant).slug, "nowhere", system.OPERATORS, people.slug, "' OR 1=1 --"]
+    answers = {post(api, "switch", mine.credential, tenant=slug).text for slug in strange}
+    assert len(answers) == 1
+    assert "NOT_FOUND" in answers.pop()
+    assert post(api, "switch", api.caller(tenant).credential, tenant=people.slug).status_code == 403
+    assert post(api, "switch", tenant=people.slug).status_code == 401
+
+
+def test_a_login_that_another_vouched_for_leads_nowhere_else(api: Api, people: People, other_tenant: Principal) -> None:
+    elsewhere = People(api, other_tenant)
+    user = people.join("ada4@example.org")
+    elsewhere.join("ada4@example.org")
+    auth = api.installation.settings.auth
+    tokens = api.installation.write(people.tenant, identity.open_login, auth, user)
+    mine = caller(api, tokens.access)
+    listed = api.client.get(f"{api.url}/auth/tenants", headers=mine.headers).json()["tenants"]
+    assert [one["slug"] for one in listed] == [people.slug]
+    assert post(api, "switch", mine.credential, tenant=elsewhere.slug).status_code == 404
+
+
+def test_keys_rotate_and_what_the_old_one_signed_stays_good_while_it_is_in_the_ring(
+    installation: Installation, tenant: Principal
+) -> None:
+    old, new = '"k1":"another-key-for-tests-0123456789abcdef"', '"k2":"the-next-key-for-tests-0123456789abcdef"'
+    with apis.running(installation, "rotating") as api:
+        people = People(api, tenant)
+        people.join("ada5@example.org")
+        before = people.log_in("ada5@example.org")
+        installation.kill("rotating")
+        apis.start(api, TENANTRY_AUTH__TOKEN_KEYS=f"{{{old},{new}}}")
+        assert caller(api, before["accessToken"]).ask(WHO)["viewer"]["email"] == "ada5@example.org"
+        after = post(api, "refresh", refreshToken=before["refreshToken"]).json()
+        installation.kill("rotating")
+        apis.start(api, TENANTRY_AUTH__TOKEN_KEYS=f"{{{new}}}")
+        assert caller(api, before["accessToken"]).post(WHO).status_code == 401
+        assert post(api, "refresh", refreshToken=before["refreshToken"]).status_code == 401
+        assert caller(api, after["accessToken"]).ask(WHO)["viewer"]["email"] == "ada5@example.org"
+        again = post(api, "refresh", refreshToken=after["refreshToken"])
+        assert again.status_code == 200
+        with pytest.raises(identity.Unauthenticated):
+            signing.read_access(installation.settings.auth, again.json()["accessToken"])
