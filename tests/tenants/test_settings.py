@@ -175,3 +175,12 @@ def test_no_value_breaks_the_start_without_a_sentence(monkeypatch: pytest.Monkey
         except Misconfigured as refused:
             told = str(refused)
         assert name in told
+
+
+def test_mails_are_kept_in_a_folder_in_development_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENANTRY_MAIL__URL", "file:///tmp/mail")
+    monkeypatch.setenv("TENANTRY_ENVIRONMENT", "development")
+    assert settings.load().mail.url == "file:///tmp/mail"
+    monkeypatch.setenv("TENANTRY_ENVIRONMENT", "production")
+    with pytest.raises(Misconfigured, match="for development only"):
+        settings.load()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from smtplib import SMTPException
 
 import pytest
@@ -67,6 +69,15 @@ def test_a_server_that_is_away_has_done_nothing() -> None:
             mail.send(settings(url), mail.Message("ana@shop.example", "s", "t"), "k1", now=NOW)
 
     assert isinstance(refused.value.__cause__, OSError)
+
+
+def test_in_development_a_mail_is_a_file_that_nobody_else_reads(tmp_path: Path) -> None:
+    message = mail.Message("ana@shop.example", "Willkommen", "https://app.example/#token=secret")
+    answer = mail.send(settings((tmp_path / "mail box").as_uri()), message, "k1", now=NOW)
+    [file] = (tmp_path / "mail box").iterdir()
+    assert answer["file"] == str(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "https://app.example/#token=secret" in file.read_text()
 
 
 @pytest.mark.parametrize("url", ["http://mail.example", "smtp://", "smtp://user:secret@127.0.0.1:25"])
