@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -102,7 +103,8 @@ def remove(session: Session, role_id: UUID) -> None:
         raise InvalidState(f"{row.name} is the role of {holders} members: give them another first.", state="IN_USE")
     invited = select(Invitation).where(Invitation.role_id == role_id).with_for_update()
     for invitation in session.scalars(invited).all():
-        if invitation.accepted_at is None and invitation.revoked_at is None:
+        ended = invitation.accepted_at or invitation.revoked_at
+        if ended is None and invitation.expires_at > datetime.now(UTC):
             raise InvalidState(f"{invitation.email} is invited to be {row.name}: revoke that first.", state="IN_USE")
         session.delete(invitation)
     session.flush()

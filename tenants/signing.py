@@ -156,7 +156,10 @@ def _claims(auth: Auth) -> jwt.JWTClaimsRegistry:
 
 def _newest(ring: KeyRing) -> str:
     if not ring:
-        raise Misconfigured("There is no key to sign with: TENANTRY_AUTH__TOKEN_KEYS, TENANTRY_ENGINE__GRANT_KEYS.")
+        raise Misconfigured(
+            "There is no key to sign with: TENANTRY_AUTH__TOKEN_KEYS, TENANTRY_AUTH__LINK_KEYS,"
+            " TENANTRY_ENGINE__GRANT_KEYS."
+        )
     key = list(ring)[-1]
     if len(ring[key].get_secret_value()) < _SHORTEST_SECRET:
         raise Misconfigured(f"The signing key {key!r} needs at least {_SHORTEST_SECRET} characters.")

@@ -158,6 +158,8 @@ def test_what_was_refused_stays_noted(installation: Installation, app: Ledger) -
     [
         "SELECT create_tenant(gen_random_uuid(), 'mine', 'm', 'UTC', '{}')",
         "SELECT enroll_user(gen_random_uuid(), 'a@b.c', NULL)",
+        "SELECT settle_user(gen_random_uuid(), 'a@b.c', 'h')",
+        "UPDATE users SET password_hash = 'h'",
         "SELECT ensure_partitions(30)",
         "SELECT drop_ended_partitions(now())",
         "SELECT delete_expired_keys(1)",
@@ -216,6 +218,56 @@ def test_a_login_is_found_by_all_of_its_parts_only(
     [(other,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(other_tenant.tenant))
     assert len(login.rows("SELECT * FROM find_login(%s, 'bob@example.org')", slug)) == 1
     assert login.rows("SELECT * FROM find_login(%s, 'bob@example.org')", other) == []
+    login.close()
+
+
+def test_a_password_and_other_tenants_are_reached_by_an_open_login_only(
+    installation: Installation, tenant: Principal, other_tenant: Principal
+) -> None:
+    login = Login(installation.addresses.app)
+    session, user = ids.new(), ids.new()
+    installation.rows("INSERT INTO users (id, email, password_hash) VALUES (%s, 'eve@example.org', 'h')", str(user))
+    for each in (tenant, other_tenant):
+        installation.rows(
+            "INSERT INTO memberships (tenant_id, user_id, role) VALUES (%s, %s, 'OWNER')", str(each.tenant), str(user)
+        )
+    installation.rows(
+        "INSERT INTO login_sessions (tenant_id, id, user_id, token_hash, expires_at, by_password)"
+        " VALUES (%s, %s, %s, 'h', now() + interval '1 h', true)",
+        str(tenant.tenant), str(session), str(user),
+    )  # fmt: skip
+    change, own, tenants = (
+        "SELECT change_password(%s, %s, 'h', 'new')", "SELECT own_password(%s, %s)", "SELECT * FROM tenants_of(%s, %s)"
+    )  # fmt: skip
+    for wrong in ((other_tenant.tenant, session), (tenant.tenant, ids.new())):
+        assert login.value(change, *wrong) is False
+        assert login.value(own, *wrong) is None
+        assert login.rows(tenants, *wrong) == []
+    assert len(login.rows(tenants, tenant.tenant, session)) == 2
+    installation.rows("UPDATE login_sessions SET revoked_at = now() WHERE id = %s", str(session))
+    assert (login.value(change, tenant.tenant, session), login.value(own, tenant.tenant, session)) == (False, None)
+    assert installation.rows("SELECT password_hash FROM users WHERE id = %s", str(user)) == [("h",)]
+    login.close()
+
+
+def test_a_link_that_was_not_mailed_changes_nothing(
+    installation: Installation, tenant: Principal, other_tenant: Principal
+) -> None:
+    login = Login(installation.addresses.app)
+    invitation = ids.new()
+    installation.rows(
+        "INSERT INTO invitations (tenant_id, id, email, role, invited_by, expires_at)"
+        " VALUES (%s, %s, 'fay@example.org', 'VIEWER', 'me', now() + interval '1 h')",
+        str(tenant.tenant), str(invitation),
+    )  # fmt: skip
+    accept = "SELECT * FROM accept_invitation(%s, %s, gen_random_uuid(), 'h')"
+    assert login.rows(accept, other_tenant.tenant, invitation) == []
+    assert login.rows(accept, tenant.tenant, ids.new()) == []
+    assert login.rows("SELECT * FROM find_invitation(%s, %s)", other_tenant.tenant, invitation) == []
+    assert login.value("SELECT reset_password(%s, 'h')", invitation) is None
+    signed_up = "SELECT outcome FROM sign_up(%s, gen_random_uuid(), 'fays', '{}', gen_random_uuid(), 'h')"
+    assert login.value(signed_up, invitation) == "gone"
+    assert installation.rows("SELECT 1 FROM users WHERE email = 'fay@example.org'") == []
     login.close()
 
 
