@@ -277,7 +277,7 @@ def join(session: Session, user: UUID, role: Role | None, custom: UUID | None = 
     Raises:
         InvalidState: the tenant would be left without an owner.
     """
-    row = _lock(session, user)
+    row = lock_member(session, user)
     before = None if row is None else shown_role(row.role, row.role_id)
     if role is not Role.OWNER:
         _keep_an_owner(session, row)
@@ -297,7 +297,7 @@ def leave(session: Session, user: UUID) -> None:
         NotFound: the person is no member.
         InvalidState: the tenant would be left without an owner.
     """
-    row = _lock(session, user)
+    row = lock_member(session, user)
     if row is None:
         raise NotFound
     _keep_an_owner(session, row)
@@ -310,15 +310,15 @@ def leave(session: Session, user: UUID) -> None:
     audit.record(session, "member.remove", ids.show("usr", user), before=before)
 
 
-def shown_role(role: str | None, custom: UUID | None) -> str | None:
-    """A role as the audit log tells of it."""
-    return role if custom is None else ids.show("rol", custom)
-
-
-def _lock(session: Session, user: UUID) -> Membership | None:
+def lock_member(session: Session, user: UUID) -> Membership | None:
     """A membership, locked; and the owners' before it, in one order: of two who leave at once, one comes second."""
     session.scalars(select(Membership.user_id).where(_IS_OWNER).order_by(Membership.user_id).with_for_update()).all()
     return session.scalar(select(Membership).where(Membership.user_id == user).with_for_update())
+
+
+def shown_role(role: str | None, custom: UUID | None) -> str | None:
+    """A role as the audit log tells of it."""
+    return role if custom is None else ids.show("rol", custom)
 
 
 def _keep_an_owner(session: Session, row: Membership | None) -> None:

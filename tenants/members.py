@@ -48,6 +48,7 @@ def change(session: Session, user: UUID, role: Role | None, custom: UUID | None,
         Forbidden: the caller doesn't hold all that the old role is worth, or the new one; only owners make owners.
         InvalidState: the tenant would be left without an owner.
     """
+    identity.lock_member(session, user)
     _require_above(session, get(session, user), families)
     given = member_roles.gift(session, role, custom, families)
     identity.join(session, user, given.role, given.custom_id)
@@ -63,6 +64,7 @@ def remove(session: Session, user: UUID, families: Sequence[str]) -> None:
         Forbidden: the caller doesn't hold all that the member's role is worth; only owners remove owners.
         InvalidState: the tenant would be left without an owner.
     """
+    identity.lock_member(session, user)
     _require_above(session, get(session, user), families)
     identity.leave(session, user)
 
