@@ -111,6 +111,8 @@ def _check(current: Settings) -> None:
         raise Misconfigured(f"TENANTRY_AUTH__SIGN_UP_FAMILIES: there is no family {unknown[0]!r}.")
     if not current.auth.link_keys:
         raise Misconfigured("TENANTRY_AUTH__LINK_KEYS is not set: links in mails could not be verified.")
+    if not current.auth.credential_keys:
+        raise Misconfigured("TENANTRY_AUTH__CREDENTIAL_KEYS is not set: tenants' credentials could not be kept.")
     if not current.auth.key_pepper.get_secret_value():
         raise Misconfigured("TENANTRY_AUTH__KEY_PEPPER is not set: API keys could not be verified.")
 

@@ -7,7 +7,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.commands import audit, database, doctor, environment, lifecycle, limits, runs, tenants
+from api.commands import audit, credentials, database, doctor, environment, lifecycle, limits, runs, tenants
 from tenants.errors import TenantryError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ for _name, _group in {
     "run": runs.run,
     "limits": limits.limits,
     "audit": audit.audit,
+    "credentials": credentials.credentials,
     "database": database.database,
     "schema": schema,
 }.items():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from api import embedded, state
@@ -117,13 +118,37 @@ def inside(current: Settings, slug: str, command: str, *, snapshot: bool = False
         Misconfigured: row-level security doesn't bind the login.
     """
     principal = system.acting(current, slug, command)
+    isolation = "REPEATABLE READ" if snapshot else "READ COMMITTED"
+    with (
+        _engine(current) as engine,
+        db.open_session(engine.execution_options(isolation_level=isolation), principal) as session,
+    ):
+        yield session
+        session.commit()
+
+
+def everywhere(current: Settings, command: str) -> Iterator[tuple[str, Session]]:
+    """Each tenant's slug, and a session in it for an operator on this machine; committed before the next.
+
+    Args:
+        command: named as the actor.
+
+    Raises:
+        Misconfigured: row-level security doesn't bind the login.
+    """
+    with _engine(current) as engine:
+        for slug, principal in system.acting_everywhere(current, command):
+            with db.open_session(engine, principal) as session:
+                yield slug, session
+                session.commit()
+
+
+@contextmanager
+def _engine(current: Settings) -> Iterator[Engine]:
     roles.check(current.database.url)
     engine = db.sync_engine(current.database.url, pool_size=1, application="tenantry-command")
-    isolation = "REPEATABLE READ" if snapshot else "READ COMMITTED"
     try:
-        with db.open_session(engine.execution_options(isolation_level=isolation), principal) as session:
-            yield session
-            session.commit()
+        yield engine
     finally:
         engine.dispose()
 
@@ -132,17 +157,19 @@ def _ring(name: str) -> Callable[[Path], str]:
     return lambda folder: json.dumps({"k1": state.secret(folder, name)})
 
 
+_VAULT = {"TENANTRY_AUTH__CREDENTIAL_KEYS": _ring("credential_key")}
 _GRANTS = {"TENANTRY_ENGINE__GRANT_KEYS": _ring("grant_key")}
 _LINKS = {"TENANTRY_AUTH__LINK_KEYS": _ring("link_key")}
 _CREDENTIALS: dict[str, Callable[[Path], str]] = {
+    **_VAULT,
     "TENANTRY_AUTH__TOKEN_KEYS": _ring("token_key"),
     "TENANTRY_AUTH__KEY_PEPPER": lambda folder: state.secret(folder, "key_pepper"),
 }
 _SECRETS: dict[Part, dict[str, Callable[[Path], str]]] = {
     "migrate": {},
     "api": {**_CREDENTIALS, **_LINKS},
-    "worker": {**_GRANTS, **_LINKS},
-    "operator": {**_GRANTS, **_LINKS},
+    "worker": {**_VAULT, **_GRANTS, **_LINKS},
+    "operator": {**_VAULT, **_GRANTS, **_LINKS},
     "beat": _GRANTS,
     "command": {**_CREDENTIALS, **_LINKS, **_GRANTS},
 }

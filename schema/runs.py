@@ -17,7 +17,7 @@ from schema.scalars import JSON
 from schema.schedules import Schedule
 from tasks.engine import filters, models, runs
 from tasks.engine.states import RunState
-from tenants import ids
+from tenants import ids, log
 from tenants.errors import InvalidInput, Issue, NotFound
 
 strawberry.enum(
@@ -68,7 +68,7 @@ class Run(Node):
     state: RunState
     queue: str
     priority: int
-    args: JSON
+    args: JSON = strawberry.field(description="What looks like a credential is blotted out.")
     attempt: int
     max_attempts: int
     result: JSON | None
@@ -166,7 +166,7 @@ def show(row: models.Run) -> Run:
         state=RunState(row.state),
         queue=row.queue,
         priority=row.priority,
-        args=JSON(row.args),
+        args=JSON(log.blotted(row.args)),
         attempt=row.attempt,
         max_attempts=row.max_attempts,
         result=None if row.result is None else JSON(row.result),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections import OrderedDict
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -12,8 +13,19 @@ import structlog
 
 from tenants.settings import Settings
 
-_SECRET_NAMES = re.compile(r"password|secret|token|authorization|api_?key|pepper|cookie", re.IGNORECASE)
-_SECRET_TEXTS = re.compile(r"tnt_live_\w+|eyJ[\w-]+\.[\w-]+\.[\w-]+|(?<=://)[^/@\s]+(?=@)")
+_SECRET_NAMES = re.compile(r"password|passwd|secret|token|authorization|api_?key|pepper|cookie|verifier", re.IGNORECASE)
+_SECRET_TEXTS = re.compile(
+    r"tnt_live_\w+"
+    r"|eyJ[\w-]+\.[\w-]+\.[\w-]+"  # a JWT
+    r"|(?<=://)[^/@\s]+(?=@)"  # user and password in an address
+    r"|(?<=\bBearer )[\w.~+/=-]{8,}|(?<=\bBasic )[\w+/=]{8,}"
+    r"|(?i:(?<=password=)|(?<=passwd=)|(?<=secret=)|(?<=token=)|(?<=api_key=)|(?<=apikey=))[^\s&;,'\")]+"
+)
+_BLOT = "[redacted]"
+_HIDDEN = 1000
+_SHORTEST_HIDDEN = 6
+"""Shorter ones stand in too many words to be told from them."""
+_hidden: OrderedDict[str, None] = OrderedDict()
 
 
 def configure(current: Settings) -> None:
@@ -52,8 +64,39 @@ def configure(current: Settings) -> None:
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A processor that blots out values under secret names, and texts that look like credentials."""
     for name, value in event.items():
-        if _SECRET_NAMES.search(name):
-            event[name] = "[redacted]"
-        elif isinstance(value, str):
-            event[name] = _SECRET_TEXTS.sub("[redacted]", value)
+        event[name] = blotted(value, name)
     return event
+
+
+def hide(secret: str) -> None:
+    """Blot this text out of whatever this process blots from now on, wherever it stands; the last thousand are kept."""
+    if len(secret) >= _SHORTEST_HIDDEN:
+        _hidden[secret] = None
+        _hidden.move_to_end(secret)
+        while len(_hidden) > _HIDDEN:
+            _hidden.popitem(last=False)
+
+
+def blot(text: str) -> str:
+    """The text without what looks like a credential, and without the secrets that this process has been given."""
+    for secret in list(_hidden):
+        if secret in text:
+            text = text.replace(secret, _BLOT)
+    return _SECRET_TEXTS.sub(_BLOT, text)
+
+
+def blotted(value: Any, name: str = "") -> Any:
+    """A value with all in it that is secret blotted out, however deep it stands.
+
+    Args:
+        name: what the value is called; under a secret name all of it is blotted out.
+    """
+    if _SECRET_NAMES.search(name) and value is not None and not isinstance(value, bool):
+        return _BLOT
+    if isinstance(value, str):
+        return blot(value)
+    if isinstance(value, dict):
+        return {key: blotted(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [blotted(inner) for inner in value]
+    return value

@@ -237,6 +237,20 @@ class AuditEntry(TenantRow, Base):
     hash: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
+class Credential(TenantRow, Base):
+    """A secret of one of the tenant's providers, encrypted for this tenant and this name."""
+
+    __tablename__ = "credentials"
+    __table_args__ = (ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),)
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    kind: Mapped[str] = mapped_column(Text)
+    key_id: Mapped[str] = mapped_column(Text)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+    changed_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
 class RefusedMessage(Base):
     """A broker message that no grant vouched for. Of no tenant: its claims are not believed."""
 

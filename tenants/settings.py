@@ -66,7 +66,7 @@ def _from_json(value: object) -> object:
 
 PostgresAddress = Annotated[str, BeforeValidator(_without_driver)]
 KeyRing = Annotated[dict[str, SecretStr], BeforeValidator(_from_json), PlainSerializer(lambda ring: sorted(ring))]
-"""Key id → secret. New work is signed with the last one; all of them verify."""
+"""Key id → secret. New work is signed or encrypted with the last one; all of them verify and decrypt."""
 
 
 class Database(BaseModel):
@@ -121,6 +121,7 @@ class Auth(BaseModel):
     token_keys: KeyRing = Field(default_factory=dict)
     link_keys: KeyRing = Field(default_factory=dict)
     key_pepper: SecretStr = SecretStr("")
+    credential_keys: KeyRing = Field(default_factory=dict)
     access_token_seconds: int = Field(900, ge=30)
     refresh_token_days: float = Field(30, gt=0)
     cache_seconds: float = Field(3.0, ge=0, le=5)

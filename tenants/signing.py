@@ -24,6 +24,7 @@ _AUDIENCE = "tenantry-api"
 _LEEWAY_SECONDS = 30
 _LONGEST_TOKEN = 4096
 _SHORTEST_SECRET = 16
+_RINGS = ("TENANTRY_AUTH__TOKEN_KEYS", "TENANTRY_AUTH__CREDENTIAL_KEYS", "TENANTRY_ENGINE__GRANT_KEYS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def sign(ring: KeyRing, data: bytes) -> tuple[str, str]:
     Raises:
         Misconfigured: the ring is empty or its newest secret is too short.
     """
-    key = _newest(ring)
+    key = newest(ring)
     return key, _mac(ring[key], data)
 
 
@@ -76,13 +77,27 @@ def unseal(ring: KeyRing, text: str) -> bytes | None:
     return data if _encode(data) == body and verify(ring, key, data, mac) else None
 
 
+def newest(ring: KeyRing) -> str:
+    """The id of the key that new work is done with.
+
+    Raises:
+        Misconfigured: the ring is empty or its newest secret is too short.
+    """
+    if not ring:
+        raise Misconfigured(f"A ring of keys is empty: {', '.join(_RINGS)}.")
+    key = list(ring)[-1]
+    if len(ring[key].get_secret_value()) < _SHORTEST_SECRET:
+        raise Misconfigured(f"The key {key!r} needs at least {_SHORTEST_SECRET} characters.")
+    return key
+
+
 def issue(auth: Auth, tenant: UUID, session: UUID) -> str:
     """A new access token. Source: RFC 7519 and RFC 9068's claims, signed with HMAC-SHA256.
 
     Raises:
         Misconfigured: there is no key to sign with.
     """
-    key = _newest(auth.token_keys)
+    key = newest(auth.token_keys)
     now = int(time.time())
     claims = {
         "iss": auth.issuer,
@@ -152,18 +167,6 @@ def _claims(auth: Auth) -> jwt.JWTClaimsRegistry:
         tid={"essential": True},
         sid={"essential": True},
     )
-
-
-def _newest(ring: KeyRing) -> str:
-    if not ring:
-        raise Misconfigured(
-            "There is no key to sign with: TENANTRY_AUTH__TOKEN_KEYS, TENANTRY_AUTH__LINK_KEYS,"
-            " TENANTRY_ENGINE__GRANT_KEYS."
-        )
-    key = list(ring)[-1]
-    if len(ring[key].get_secret_value()) < _SHORTEST_SECRET:
-        raise Misconfigured(f"The signing key {key!r} needs at least {_SHORTEST_SECRET} characters.")
-    return key
 
 
 def _key(key: str, secret: SecretStr) -> OctKey:

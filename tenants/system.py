@@ -22,6 +22,7 @@ OPERATORS_ID = UUID("00000000-0000-7000-8000-000000000001")
 
 _CREATE_TENANT = text("SELECT create_tenant(:id, :slug, :name, :timezone, :families)")
 _FIND_TENANT = text("SELECT id FROM tenants WHERE slug = :slug")
+_EVERY_TENANT = text("SELECT id, slug FROM tenants ORDER BY slug")
 _ENROLL = text("SELECT * FROM enroll_user(:id, :email, :hash)")
 
 
@@ -106,7 +107,17 @@ def acting(settings: Settings, slug: str, name: str) -> Principal:
         tenant = connection.scalar(_FIND_TENANT, {"slug": slug})
     if tenant is None:
         raise NotFound(f"There is no tenant {slug!r}.")
-    return Principal(tenant=tenant, kind=ActorKind.OPERATOR, actor=name, scopes=frozenset({"*"}))
+    return _operator(tenant, name)
+
+
+def acting_everywhere(settings: Settings, name: str) -> list[tuple[str, Principal]]:
+    """An operator inside each tenant, by slug, for commands on this machine.
+
+    Args:
+        name: who is named as the actor.
+    """
+    with connect(settings) as connection:
+        return [(slug, _operator(tenant, name)) for tenant, slug in connection.execute(_EVERY_TENANT).tuples()]
 
 
 def enroll(settings: Settings, email: str, password: str | None) -> UUID:
@@ -125,3 +136,7 @@ def enroll(settings: Settings, email: str, password: str | None) -> UUID:
         raise Conflict(f"{address} has a password already: leave it out to make the same person a member here.")
     user: UUID = row.user_id
     return user
+
+
+def _operator(tenant: UUID, name: str) -> Principal:
+    return Principal(tenant=tenant, kind=ActorKind.OPERATOR, actor=name, scopes=frozenset({"*"}))

@@ -74,6 +74,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
         "TENANTRY_AUTH__TOKEN_KEYS": settings.auth.token_keys,
         "TENANTRY_AUTH__LINK_KEYS": settings.auth.link_keys,
         "TENANTRY_AUTH__KEY_PEPPER": settings.auth.key_pepper.get_secret_value(),
+        "TENANTRY_AUTH__CREDENTIAL_KEYS": settings.auth.credential_keys,
         "TENANTRY_ENGINE__GRANT_KEYS": settings.engine.grant_keys,
     }
     missing = [name for name, value in needed.items() if not value]

@@ -34,6 +34,7 @@ def make_secrets(
         "TENANTRY_AUTH__TOKEN_KEYS": json.dumps({"k1": secrets.token_hex(32)}),
         "TENANTRY_AUTH__LINK_KEYS": json.dumps({"k1": secrets.token_hex(32)}),
         "TENANTRY_AUTH__KEY_PEPPER": secrets.token_hex(32),
+        "TENANTRY_AUTH__CREDENTIAL_KEYS": json.dumps({"k1": secrets.token_hex(32)}),
         "TENANTRY_ENGINE__GRANT_KEYS": json.dumps({"k1": secrets.token_hex(32)}),
     }
     terminal.answer(value, "\n".join(f"{name}='{secret}'" for name, secret in value.items()), as_json=as_json)

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import psycopg2
 import structlog
+from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,7 @@ from tasks.engine.board import Phase, Reason
 from tasks.engine.ledger import SETTLE, Change, Settlement, own_errors, settle_values, settled
 from tasks.engine.models import RunStep
 from tasks.engine.outcomes import Fail, Interrupted
-from tenants import db, ids
+from tenants import credentials, db, ids, log
 from tenants.context import ActorKind, Principal
 from tenants.settings import LONGEST_ATTEMPT_SECONDS, Settings
 
@@ -172,9 +173,18 @@ class RunContext:
         self._triggered.append(checked)
         return ids.show("run", UUID(checked["id"]))
 
+    def credential(self, name: str) -> SecretStr:
+        """The secret of one of the tenant's integration credentials; from now on it is blotted out of logs and errors.
+
+        Raises:
+            NotFound: the tenant has none of this name.
+        """
+        return credentials.reveal(self.session, self.settings.auth.credential_keys, name)
+
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """Say how far the run is. Cheap: a few a second are streamed, at most one a second is stored."""
         held = self.attempt_held
+        message = None if message is None else log.blot(message)
         self._progress = publish.Progress(held.tenant, held.run, held.sequence, held.number, current, total, message)
         now = time.monotonic()
         if now - self._progress_sent >= _STREAM_SECONDS:

@@ -25,6 +25,7 @@ from tasks.engine.publish import Ended, Notice
 from tasks.engine.states import RunState
 from tasks.registry import TaskDefinition
 from tenants import ids
+from tenants.log import blot
 
 log = structlog.get_logger(__name__)
 _LARGEST_RESULT = 1024 * 1024
@@ -267,9 +268,9 @@ def _described(error: Exception, message: str, *, retryable: bool) -> dict[str, 
     frames = "".join(traceback.format_exception(error))
     return {
         "type": type(error).__name__,
-        "message": message[:_LONGEST_MESSAGE],
+        "message": blot(message)[:_LONGEST_MESSAGE],
         "retryable": retryable,
-        "traceback": frames[-8 * _LONGEST_MESSAGE :],
+        "traceback": blot(frames)[-8 * _LONGEST_MESSAGE :],
     }
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from tasks.engine import documents
 from tasks.engine.outcomes import Cancel, Fenced
 from tasks.engine.states import RunState
-from tenants import ids, postgres
+from tenants import ids, log, postgres
 from tenants.settings import Engine
 
 extras.register_uuid()  # type: ignore[no-untyped-call]
@@ -244,7 +244,7 @@ def settle_values(tenant: UUID, run: UUID, fence: int, settlement: Settlement, s
         settlement.event,
         settlement.delay_seconds,
         settlement.give_back,
-        None if settlement.note is None else documents.readable(settlement.note[:_LONGEST_NOTE]),
+        None if settlement.note is None else documents.readable(log.blot(settlement.note)[:_LONGEST_NOTE]),
         step,
     )
 

@@ -100,6 +100,12 @@ class Place:
         )
 
     @property
+    def credential(self) -> str:
+        """An integration credential."""
+        self.caller.ask('mutation { setCredential(input: {name: "stripe", secret: "x"}) { success } }')
+        return "stripe"
+
+    @property
     def limit(self) -> str:
         """A limit."""
         request = LimitRequest("some", LimitKind.CONCURRENCY, 3)
@@ -122,7 +128,9 @@ CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
     "retryRuns": ("runs.retry", lambda place: f'(filter: {{ids: ["{place.failed}"]}}, dryRun: false)'),
     "revokeInvitation": ("invitation.revoke", lambda place: f'(id: "{place.invitation}")'),
     "revokeSession": ("login.revoke", lambda place: f'(id: "{place.login}")'),
+    "removeCredential": ("credential.remove", lambda place: f'(name: "{place.credential}")'),
     "revokeApiKey": ("key.revoke", lambda place: f'(id: "{place.key}")'),
+    "setCredential": ("credential.set", lambda place: '(input: {name: "mail", secret: "x"})'),
     "setLimit": ("limit.set", lambda place: '(input: {name: "n", kind: CONCURRENCY, amount: 3})'),
     "setMemberRole": ("member.set", lambda place: f'(id: "{place.member}", role: MEMBER)'),
     "updateRole": ("role.update", lambda place: f'(id: "{place.role}", name: "s")'),

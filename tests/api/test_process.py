@@ -23,6 +23,7 @@ TRIGGER = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) 
         ("DATABASE_URL", "", "DATABASE_URL is not set"),
         ("TENANTRY_AUTH__TOKEN_KEYS", "{}", "TENANTRY_AUTH__TOKEN_KEYS is not set"),
         ("TENANTRY_AUTH__LINK_KEYS", "{}", "TENANTRY_AUTH__LINK_KEYS is not set"),
+        ("TENANTRY_AUTH__CREDENTIAL_KEYS", "{}", "TENANTRY_AUTH__CREDENTIAL_KEYS is not set"),
         ("TENANTRY_AUTH__KEY_PEPPER", "", "TENANTRY_AUTH__KEY_PEPPER is not set"),
         ("TENANTRY_API__BODY_BYTES", "many", "TENANTRY_API__BODY_BYTES"),
         (

@@ -74,6 +74,7 @@ class Installation:
             "TENANTRY_ENGINE__GRANT_KEYS": '{"k1":"a-key-for-tests-only-0123456789abcdef"}',
             "TENANTRY_AUTH__TOKEN_KEYS": '{"k1":"another-key-for-tests-0123456789abcdef"}',
             "TENANTRY_AUTH__LINK_KEYS": '{"k1":"a-third-key-for-tests-0123456789abcdef"}',
+            "TENANTRY_AUTH__CREDENTIAL_KEYS": '{"k1":"one-more-key-for-tests-0123456789abcdef"}',
             "TENANTRY_AUTH__KEY_PEPPER": "a-pepper-for-tests-0123456789abcdef",
             **self.environment,
         }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -19,7 +20,7 @@ from tasks.engine.models import Run
 from tasks.engine.outcomes import Busy, Cancel, Fail, RetryLater, Snooze, TimeLimitExceeded, WaitFor
 from tasks.families.diagnostics import service
 from tasks.registry import RetryPolicy
-from tenants import ids
+from tenants import credentials, ids
 from tenants.context import Principal
 from tenants.errors import TenantryError
 from tests.support.attempts import Attempts, Body
@@ -498,3 +499,31 @@ def test_a_cancel_that_was_accepted_comes_before_an_effect(
     run = attempts.accept(tenant)
     attempts.perform(tenant, run, body)
     assert (installation.run(tenant, run).state, done) == ("CANCELLED", [])
+
+
+def test_a_credential_that_a_task_was_given_stands_in_nothing_that_is_written_down(
+    installation: Installation, attempts: Attempts, tenant: Principal
+) -> None:
+    secret = "4eC39HqLyjWDarjtT1zdp7dc"
+    ring = installation.settings.auth.credential_keys
+    installation.write(tenant, credentials.put, ring, "stripe", "api_key", SecretStr(secret))
+    used = []
+
+    def body(ctx: RunContext) -> NoReturn:
+        used.append(ctx.credential("stripe").get_secret_value())
+        ctx.progress(1, 2, f"signs in with {used[0]}")
+        raise Fail(f"The provider refused {used[0]} at postgresql://app:hunter2@db/x.")
+
+    run = attempts.accept(tenant)
+    attempts.perform(tenant, run, body)
+    assert used == [secret]
+    [(error,)] = installation.rows("SELECT error FROM runs WHERE id = %s", str(run))
+    assert error["message"] == "The provider refused [redacted] at postgresql://[redacted]@db/x."
+    written = installation.rows(
+        "SELECT r::text FROM runs r WHERE id = %s UNION ALL SELECT e::text FROM run_events e WHERE run_id = %s"
+        " UNION ALL SELECT p::text FROM run_progress p WHERE run_id = %s",
+        str(run), str(run), str(run),
+    )  # fmt: skip
+    assert len(written) > 3
+    assert secret not in str(written)
+    assert "hunter2" not in str(written)
