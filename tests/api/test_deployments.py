@@ -152,6 +152,11 @@ def test_each_part_of_a_deployment_is_told_no_secret_that_it_has_no_use_for() ->
             "operator",
         }
         assert {name for name in told if "TENANTRY_AUTH__KEY_PEPPER" in told[name]} - {"migrate"} == {"api"}
+        assert {name for name in told if "TENANTRY_AUTH__CREDENTIAL_KEYS" in told[name]} - {"migrate"} == {
+            "api",
+            "worker",
+            "operator",
+        }
         assert {name for name in told if "DATABASE_OWNER_URL" in told[name]} <= {"migrate"}
 
 

@@ -164,11 +164,12 @@ def test_each_part_is_told_no_secret_that_it_has_no_use_for(stack: Stack) -> Non
         "beat",
     ]
     assert [part for part, names in known.items() if "TENANTRY_AUTH__TOKEN_KEYS" in names] == ["api"]
-    assert [part for part, names in known.items() if "TENANTRY_AUTH__LINK_KEYS" in names] == [
-        "api",
-        "worker",
-        "operator",
-    ]
+    for ring in ("LINK_KEYS", "CREDENTIAL_KEYS"):
+        assert [part for part, names in known.items() if f"TENANTRY_AUTH__{ring}" in names] == [
+            "api",
+            "worker",
+            "operator",
+        ]
     assert [part for part, names in known.items() if "DATABASE_SYSTEM_URL" in names] == ["operator", "beat"]
     assert not [part for part, names in known.items() if "DATABASE_OWNER_URL" in names]
 

@@ -79,6 +79,8 @@ def _value(kind: str) -> Any:
             return uuid4()
         case "text":
             return f"x{uuid4().hex}"
+        case "bytea":
+            return uuid4().bytes
         case "boolean":
             return False
         case "jsonb":
