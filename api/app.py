@@ -26,6 +26,7 @@ from api.graphql import View
 from api.health import Readiness
 from api.logins import Logins
 from api.middleware import Envelope
+from api.oidc import Oidc
 from api.proofs import Proofs
 from api.static import FOLDER
 from tasks import registry
@@ -94,6 +95,7 @@ def assemble(current: Settings) -> Starlette:
             Route("/metrics", metrics.show),
             *Logins(current, authenticator, proofs).routes(),
             *Accounts(current, authenticator, proofs).routes(),
+            *Oidc(current, authenticator).routes(),
             Mount("/static", StaticFiles(directory=FOLDER)),
         ],
         middleware=[Middleware(Envelope, body_bytes=current.api.bulk_body_bytes), *_cors(current)],

@@ -110,6 +110,10 @@ class Authenticator:
         """
         return self.scope(system.desk(name))
 
+    def provider(self, tenant: UUID, name: str) -> Scope:
+        """The way to data of one of the tenant's identity providers, while somebody comes from it: only for logins."""
+        return self.scope(Principal(tenant=tenant, kind=ActorKind.PROVIDER, actor=f"oidc.{name}"))
+
     async def look_up(self, service: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a service that finds what it needs before a tenant is known."""
         result, _ = await self._database.call(None, service, args, kwargs)

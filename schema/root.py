@@ -46,6 +46,7 @@ from schema import (
     operations,
     permissions,
     problems,
+    providers,
     runs,
     schedules,
     tenants,
@@ -72,6 +73,7 @@ _MODULES = (
     operations,
     audit,
     tenants,
+    providers,
     triggers,
     bulk_actions,
 )

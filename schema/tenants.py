@@ -47,6 +47,9 @@ class Tenant(Node):
     paused: bool
     pause_note: str | None
     pauses: list[Pause]
+    sso_only: bool = strawberry.field(
+        description="Whether members, but for owners, log in through an identity provider only."
+    )
 
 
 @strawberry.type
@@ -133,6 +136,7 @@ def show_tenant(row: models.Tenant, pauses: Iterable[PauseRow]) -> Tenant:
         plan=row.plan,
         paused=whole is not None,
         pause_note=None if whole is None else whole.note,
+        sso_only=row.sso_only,
         pauses=[
             Pause(task_name=pause.task or None, draining=pause.draining, note=pause.note, at=pause.at)
             for pause in pauses

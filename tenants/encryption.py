@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import time
+from typing import Any
 
+import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -14,6 +18,7 @@ from tenants.settings import KeyRing
 
 _NONCE_BYTES = 12
 _KEY_BYTES = 32
+_UNTIL = "until"
 
 
 def encrypt(ring: KeyRing, data: bytes, *place: str) -> tuple[str, bytes]:
@@ -42,6 +47,30 @@ def decrypt(ring: KeyRing, key: str, sealed: bytes, *place: str) -> bytes | None
         return _cipher(ring, key, place).decrypt(nonce, text, _bound(key, place))
     except (InvalidTag, ValueError):
         return None
+
+
+def wrap(ring: KeyRing, purpose: str, value: dict[str, Any], seconds: float) -> str:
+    """An object as opaque text, for somebody who is to hand it back within so many seconds.
+
+    Raises:
+        Misconfigured: the ring is empty or its newest secret is too short.
+    """
+    key, sealed = encrypt(ring, orjson.dumps({**value, _UNTIL: time.time() + seconds}), purpose)
+    return f"{base64.urlsafe_b64encode(sealed).rstrip(b'=').decode()}.{key}"
+
+
+def unwrap(ring: KeyRing, purpose: str, text: str) -> dict[str, Any] | None:
+    """The object in a text; None where it was not wrapped by this ring for this purpose, or its time is over."""
+    body, _, key = text.partition(".")
+    try:
+        sealed = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        return None
+    data = decrypt(ring, key, sealed, purpose)
+    if data is None:
+        return None
+    value: dict[str, Any] = orjson.loads(data)
+    return value if value.pop(_UNTIL) > time.time() else None
 
 
 def _cipher(ring: KeyRing, key: str, place: tuple[str, ...]) -> AESGCM:

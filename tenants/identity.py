@@ -13,6 +13,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from tenants import audit, context, db, ids, signing
@@ -202,7 +203,14 @@ def open_login(
         by_password: whether by their own password, and not by another's word for them: it then leads to their other
             tenants too.
         agent: what they say they use, for people to know the login by.
+
+    Raises:
+        Unauthenticated: members of this tenant log in through its identity provider, and this is no owner.
     """
+    if tenant(session).sso_only and not session.scalar(
+        select(Membership.user_id).where(Membership.user_id == user, _IS_OWNER)
+    ):
+        raise Unauthenticated("Log in through the identity provider of this tenant.", reason="sso")
     row = LoginSession(
         id=ids.new(),
         user_id=user,
@@ -216,6 +224,39 @@ def open_login(
     session.add(row)
     session.flush()
     audit.record(session, "login.open", ids.show("ses", row.id), by_password=by_password)
+    return _tokens(auth, token)
+
+
+def redeem(session: Session, auth: Auth, user: UUID, login: UUID, provider: str) -> Tokens | None:
+    """Open the login that an identity provider has vouched for, once.
+
+    The session must be committed also where this returns None: a second attempt ends the login of the first.
+
+    Args:
+        login: its id, chosen when it was vouched for.
+        provider: the provider's name in the tenant.
+
+    Returns:
+        The tokens; None where it was opened before, or the person is no member any more.
+    """
+    if session.scalar(select(Membership.user_id).where(Membership.user_id == user).with_for_update(read=True)) is None:
+        return None
+    token = RefreshToken(context.principal(session).tenant, login, 0)
+    made = session.scalar(
+        insert(LoginSession)
+        .values(
+            id=login,
+            user_id=user,
+            provider=provider,
+            token_hash=_digest(token),
+            expires_at=datetime.now(UTC) + timedelta(days=auth.refresh_token_days),
+        )
+        .on_conflict_do_nothing()
+        .returning(LoginSession.id)
+    )
+    if made is None:
+        close_login(session, login)
+        return None
     return _tokens(auth, token)
 
 

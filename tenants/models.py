@@ -53,6 +53,8 @@ class Tenant(Base):
     name: Mapped[str] = mapped_column(Text)
     timezone: Mapped[str] = mapped_column(Text, server_default="UTC")
     plan: Mapped[str] = mapped_column(Text, server_default="standard")
+    sso_only: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether its members, but for owners, log in through an identity provider only."""
     suspended_at: Mapped[datetime | None] = mapped_column(Moment)
     erasing_since: Mapped[datetime | None] = mapped_column(Moment)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
@@ -185,6 +187,8 @@ class LoginSession(TenantRow, Base):
     by_password: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
     """Whether the person's own password opened it: nobody else's word lets them into their other tenants."""
     agent: Mapped[str | None] = mapped_column(Text)
+    provider: Mapped[str | None] = mapped_column(Text)
+    """The identity provider that vouched for it; None for one opened here."""
     token_hash: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
     refreshed_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
@@ -249,6 +253,52 @@ class Credential(TenantRow, Base):
     sealed: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
     changed_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+class IdentityProvider(TenantRow, Base):
+    """An OpenID provider that members of the tenant log in through. Its client secret is a credential."""
+
+    __tablename__ = "identity_providers"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        Index("uq_identity_providers_issuer", "tenant_id", "issuer", unique=True),
+    )
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    issuer: Mapped[str] = mapped_column(Text)
+    client_id: Mapped[str] = mapped_column(Text)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    domains: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    groups_claim: Mapped[str] = mapped_column(Text)
+    roles: Mapped[dict[str, str]] = mapped_column(JSONB)
+    """Group → role."""
+    default_role: Mapped[str | None] = mapped_column(Text)
+    just_in_time: Mapped[bool]
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+    changed_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+class Identity(TenantRow, Base):
+    """A member as an identity provider knows them: by issuer and subject, never by an address, which can change."""
+
+    __tablename__ = "identities"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["tenant_id", "issuer"],
+            ["identity_providers.tenant_id", "identity_providers.issuer"],
+            ondelete="CASCADE",
+        ),
+        ForeignKeyConstraint(
+            ["tenant_id", "user_id"], ["memberships.tenant_id", "memberships.user_id"], ondelete="CASCADE"
+        ),
+        Index("uq_identities_user_id", "tenant_id", "issuer", "user_id", unique=True),
+    )
+
+    issuer: Mapped[str] = mapped_column(Text, primary_key=True)
+    subject: Mapped[str] = mapped_column(Text, primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(Key)
+    created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+    used_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
 
 
 class RefusedMessage(Base):

@@ -137,6 +137,7 @@ class Api(BaseModel):
     """The HTTP edge."""
 
     public_url: str = "http://127.0.0.1:8000"
+    inner_hosts: Annotated[list[str], BeforeValidator(_from_json)] = Field(default_factory=list)
     allowed_origins: Annotated[list[str], BeforeValidator(_from_json)] = Field(default_factory=list)
     body_bytes: int = Field(256 * 1024, ge=1024)
     bulk_body_bytes: int = Field(2 * 1024 * 1024, ge=1024)

@@ -5,7 +5,8 @@ CREATE OR REPLACE FUNCTION find_login(
   p_slug text, p_email text,
   OUT tenant_id uuid, OUT user_id uuid, OUT password_hash text
 ) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT t.id, u.id, u.password_hash
+  -- Where only an identity provider lets people in, a password is worth nothing, but for an owner's.
+  SELECT t.id, u.id, CASE WHEN t.sso_only AND m.role IS DISTINCT FROM 'OWNER' THEN NULL ELSE u.password_hash END
   FROM public.tenants t
   JOIN public.memberships m ON m.tenant_id = t.id
   JOIN public.users u ON u.id = m.user_id

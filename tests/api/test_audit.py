@@ -106,6 +106,13 @@ class Place:
         return "stripe"
 
     @property
+    def provider(self) -> str:
+        """An identity provider."""
+        given = '{name: "corp", issuer: "https://corp.example", clientId: "c"}'
+        self.caller.ask(f"mutation {{ setIdentityProvider(input: {given}) {{ success }} }}")
+        return "corp"
+
+    @property
     def limit(self) -> str:
         """A limit."""
         request = LimitRequest("some", LimitKind.CONCURRENCY, 3)
@@ -122,7 +129,9 @@ CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
     "pauseTasks": ("tasks.pause", lambda place: '(note: "why")'),
     "recordSalesStock": ("sales.record_stock", lambda place: "(counts: [])"),
     "removeMember": ("member.remove", lambda place: f'(id: "{place.member}")'),
+    "removeIdentityProvider": ("provider.remove", lambda place: f'(name: "{place.provider}")'),
     "removeLimit": ("limit.remove", lambda place: f'(id: "{place.limit}")'),
+    "requireSingleSignOn": ("sso.require", lambda place: f"(required: {'true' if place.provider else 'false'})"),
     "resumeTasks": ("tasks.resume", lambda place: ""),
     "retryDeadLetters": ("runs.retry", lambda place: f'(groupId: "{place.group}", dryRun: false)'),
     "retryRuns": ("runs.retry", lambda place: f'(filter: {{ids: ["{place.failed}"]}}, dryRun: false)'),
@@ -131,6 +140,10 @@ CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
     "removeCredential": ("credential.remove", lambda place: f'(name: "{place.credential}")'),
     "revokeApiKey": ("key.revoke", lambda place: f'(id: "{place.key}")'),
     "setCredential": ("credential.set", lambda place: '(input: {name: "mail", secret: "x"})'),
+    "setIdentityProvider": (
+        "provider.set",
+        lambda place: '(input: {name: "corp", issuer: "https://corp.example", clientId: "c"})',
+    ),
     "setLimit": ("limit.set", lambda place: '(input: {name: "n", kind: CONCURRENCY, amount: 3})'),
     "setMemberRole": ("member.set", lambda place: f'(id: "{place.member}", role: MEMBER)'),
     "updateRole": ("role.update", lambda place: f'(id: "{place.role}", name: "s")'),

@@ -45,7 +45,7 @@ COLUMNS = {
     ("tenantry_app", "audit_entries", "INSERT"): {
         "tenant_id", "id", "actor_kind", "actor", "action", "target", "detail",
     },
-    ("tenantry_app", "tenants", "UPDATE"): {"name", "timezone"},
+    ("tenantry_app", "tenants", "UPDATE"): {"name", "timezone", "sso_only"},
     ("tenantry_app", "users", "SELECT"): {"id", "email", "created_at"},
     ("tenantry_system", "tenants", "SELECT"): {
         "id", "slug", "name", "timezone", "plan", "suspended_at", "created_at", "changed",
@@ -68,6 +68,7 @@ DEFINERS = {
     "advance_bulk_action": {"tenantry_system"},
     "begin_erasure": {"tenantry_system"},
     "change_password": {"tenantry_app"},
+    "bring_in": {"tenantry_app"},
     "create_tenant": {"tenantry_system"},
     "delete_effects_of_no_run": {"tenantry_system"},
     "delete_expired_keys": {"tenantry_system"},
@@ -84,6 +85,7 @@ DEFINERS = {
     "find_invitation": {"tenantry_app"},
     "find_link": {"tenantry_app"},
     "find_login": {"tenantry_app"},
+    "find_provider": {"tenantry_app"},
     "find_session": {"tenantry_app"},
     "installation_identity": {"tenantry_app"},
     "is_deserted": {"tenantry_system"},
