@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from ssl import SSLContext
 from typing import Any, Final
@@ -31,8 +32,8 @@ from tenants.settings import Settings
 ALGORITHMS: Final = ("RS256", "PS256", "ES256")
 """What an ID token may be signed with: nothing that needs a secret we share, and never nothing."""
 
-_CALL_SECONDS = 5.0
-_LOGIN_SECONDS = 10.0
+_CALL_SECONDS = 10.0
+_LOGIN_SECONDS = 20.0
 """For all calls of one step together."""
 _FRESH_SECONDS = 600.0
 """How long a provider is not asked again for its description and its keys."""
@@ -79,6 +80,8 @@ class _Known:
     described: float
     keys: KeySet | None = None
     keys_asked: float = 0.0
+    missed: float = -math.inf
+    """When an unknown key last made us ask."""
 
 
 class Issuers:
@@ -121,7 +124,8 @@ class Issuers:
                 )
                 claims = await self._verify(client, known, answer.get("id_token"), nonce)
                 more: dict[str, Any] = {}
-                if description.userinfo is not None and not {"email", client.groups_claim} <= claims.keys():
+                wanted = {"email", client.groups_claim or "email"}
+                if description.userinfo is not None and not wanted <= claims.keys():
                     more = await self._more(session, description.userinfo, claims["sub"])
         except OAuthError:
             raise NotVouched("code") from None
@@ -136,7 +140,8 @@ class Issuers:
         if known is None or known.described + _FRESH_SECONDS < time.monotonic():
             described = await self._get(f"{issuer.removesuffix('/')}/.well-known/openid-configuration")
             description = _describe(issuer, described, plain=self._plain)
-            known = _Known(description, time.monotonic(), *((known.keys, known.keys_asked) if known else ()))
+            now = time.monotonic()
+            known = replace(known, description=description, described=now) if known else _Known(description, now)
             self._known[issuer] = known
             self._known.move_to_end(issuer)
             while len(self._known) > _REMEMBERED:
@@ -176,12 +181,15 @@ class Issuers:
         return dict(claims)
 
     async def _keys(self, known: _Known, kid: object) -> KeySet:
-        """The provider's keys; asked for anew when one is missing, at most once a minute."""
-        age = time.monotonic() - known.keys_asked
+        """The provider's keys; asked for anew when one is missing, for that reason at most once a minute."""
+        now = time.monotonic()
         missing = known.keys is not None and kid is not None and kid not in {key.kid for key in known.keys}
-        if known.keys is None or age > _FRESH_SECONDS or (missing and age > _AGAIN_SECONDS):
-            known.keys_asked = time.monotonic()
+        if missing and known.missed + _AGAIN_SECONDS < now:
+            known.missed = now
+            known.keys = None
+        if known.keys is None or known.keys_asked + _FRESH_SECONDS < now:
             known.keys = _key_set(await self._get(known.description.keys))
+            known.keys_asked = now
         return known.keys
 
     async def _more(self, session: AsyncOAuth2Client, url: str, subject: object) -> dict[str, Any]:
@@ -274,7 +282,8 @@ def _key_set(told: Mapping[str, Any]) -> KeySet:
 
 def _person(client: Client, claims: Mapping[str, Any], more: Mapping[str, Any]) -> Person:
     """The person of an ID token's claims, and of what else was told where the token is silent."""
-    subject, groups = claims["sub"], claims.get(client.groups_claim, more.get(client.groups_claim))
+    subject = claims["sub"]
+    groups = None if client.groups_claim is None else {**more, **claims}.get(client.groups_claim)
     if not 1 <= len(subject) <= _LONGEST_SUBJECT or "\0" in subject:
         raise NotVouched("subject")
     # Whether an address is verified is said of the address beside it, and of no other.

@@ -179,7 +179,8 @@ class Client:
     client_id: str
     client_secret: SecretStr | None
     scopes: tuple[str, ...]
-    groups_claim: str
+    groups_claim: str | None
+    """None where groups don't count."""
 
 
 def client(session: Session, settings: Settings, name: str) -> Client:
@@ -196,7 +197,8 @@ def client(session: Session, settings: Settings, name: str) -> Client:
         secret = credentials.reveal(session, settings.auth.credential_keys, credential_name(name))
     except NotFound:
         secret = None
-    return Client(row.name, row.issuer, row.client_id, secret, tuple(row.scopes), row.groups_claim)
+    groups_claim = row.groups_claim if row.roles else None
+    return Client(row.name, row.issuer, row.client_id, secret, tuple(row.scopes), groups_claim)
 
 
 def credential_name(provider: str) -> str:

@@ -1,0 +1,186 @@
+"""Identity providers: what can be set up, by whom, and what ends with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+
+from tenants import credentials, identities, identity, ids, providers, system
+from tenants.context import ActorKind, Principal, Role
+from tenants.errors import Conflict, Forbidden, InvalidInput, InvalidState, NotFound, Unauthenticated
+from tenants.identities import Person, Refused
+from tenants.providers import ProviderRequest
+from tests.support.installations import Installation
+
+CORP = ProviderRequest(
+    "corp", "https://login.corp.example", "client", domains=["corp.example"], default_role=Role.MEMBER,
+    just_in_time=True, client_secret=SecretStr("a client secret"),
+)  # fmt: skip
+ADA = Person(CORP.issuer, "s-1", "ada@corp.example", email_verified=True)
+
+
+def _put(installation: Installation, tenant: Principal, request: ProviderRequest = CORP) -> None:
+    installation.write(tenant, providers.put, installation.settings, request)
+
+
+def _member(installation: Installation, tenant: Principal, email: str, role: Role) -> UUID:
+    user = system.enroll(installation.settings, email, None)
+    installation.write(tenant, identity.join, user, role)
+    return user
+
+
+def _ended(installation: Installation, user: UUID) -> list[bool]:
+    rows = installation.rows(
+        "SELECT revoked_at IS NOT NULL FROM login_sessions WHERE user_id = %s ORDER BY created_at, id", str(user)
+    )
+    return [ended for (ended,) in rows]
+
+
+def test_a_provider_is_kept_and_its_secret_is_a_credential(installation: Installation, tenant: Principal) -> None:
+    _put(installation, tenant, replace(CORP, domains=[" Corp.EXAMPLE", "corp.example"], scopes=["email", "openid"]))
+    [row] = installation.write(tenant, providers.every)
+    assert (row.domains, row.scopes) == (["corp.example"], ["openid", "email"])
+    client = installation.write(tenant, providers.client, installation.settings, "corp")
+    assert client.client_secret == SecretStr("a client secret")
+    assert [kept.name for kept in installation.write(tenant, credentials.every)] == ["oidc.corp"]
+    _put(installation, tenant, replace(CORP, client_secret=None, client_id="another"))
+    again = installation.write(tenant, providers.client, installation.settings, "corp")
+    assert (again.client_id, again.client_secret) == ("another", client.client_secret)
+    assert "a client secret" not in str(
+        installation.rows("SELECT detail::text FROM audit_entries WHERE tenant_id = %s", str(tenant.tenant))
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "path"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "Corp"}, "name"),
+        ({"name": "a/b"}, "name"),
+        ({"name": "corp\n"}, "name"),
+        ({"issuer": "http://login.corp.example"}, "issuer"),
+        ({"issuer": "login.corp.example"}, "issuer"),
+        ({"issuer": "https://"}, "issuer"),
+        ({"issuer": "https://user@login.corp.example"}, "issuer"),
+        ({"issuer": "https://login.corp.example/?a"}, "issuer"),
+        ({"issuer": "https://login.corp.example/#a"}, "issuer"),
+        ({"issuer": "https://login.corp.example\\@x"}, "issuer"),
+        ({"issuer": "https://login.corp.example:99999"}, "issuer"),
+        ({"issuer": "file:///etc/passwd"}, "issuer"),
+        ({"issuer": "https://login.corp.example/" + "x" * 500}, "issuer"),
+        ({"client_id": ""}, "clientId"),
+        ({"client_id": "a\0"}, "clientId"),
+        ({"groups_claim": ""}, "groupsClaim"),
+        ({"scopes": ["two words"]}, "scopes"),
+        ({"scopes": [""]}, "scopes"),
+        ({"domains": ["*.corp.example"]}, "domains"),
+        ({"domains": ["example"]}, "domains"),
+        ({"domains": ["@corp.example"]}, "domains"),
+        ({"domains": []}, "domains"),
+        ({"roles": {"heads": Role.OWNER}}, "roles"),
+        ({"default_role": Role.OWNER}, "roles"),
+        ({"roles": {"": Role.MEMBER}}, "roles"),
+        ({"default_role": None}, "defaultRole"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_named_and_nothing_is_kept(
+    installation: Installation, tenant: Principal, wrong: dict[str, Any], path: str
+) -> None:
+    production = installation.settings.model_copy(update={"environment": "production"})
+    with pytest.raises(InvalidInput) as refused:
+        installation.write(tenant, providers.put, production, replace(CORP, **wrong))
+    assert path in {issue.path[0] for issue in refused.value.issues}
+    assert installation.write(tenant, providers.every) == []
+    assert installation.write(tenant, credentials.every) == []
+
+
+def test_only_who_may_do_everything_says_where_people_log_in(installation: Installation, tenant: Principal) -> None:
+    lesser = Principal(tenant.tenant, ActorKind.API_KEY, "key_lesser", frozenset({"tenant:write", "members:manage"}))
+    services: list[Any] = [
+        (providers.put, installation.settings, CORP), (providers.remove, "corp"), (providers.require, True),
+    ]  # fmt: skip
+    for service, *given in services:
+        with pytest.raises(Forbidden):
+            installation.write(lesser, service, *given)
+    assert installation.write(tenant, providers.every) == []
+
+
+def test_an_issuer_is_of_one_provider_in_a_tenant(
+    installation: Installation, tenant: Principal, other_tenant: Principal
+) -> None:
+    _put(installation, tenant)
+    _put(installation, other_tenant)
+    with pytest.raises(Conflict):
+        _put(installation, tenant, replace(CORP, name="another"))
+
+
+def test_with_a_provider_go_who_is_who_there_and_the_logins_it_vouched_for(
+    installation: Installation, tenant: Principal
+) -> None:
+    _put(installation, tenant)
+    user = installation.write(tenant, identities.admit, "corp", ADA)
+    auth = installation.settings.auth
+    installation.write(tenant, identity.redeem, auth, user, ids.new(), "corp")
+    installation.write(tenant, identity.open_login, auth, user)
+    installation.write(tenant, providers.remove, "corp")
+    assert _ended(installation, user) == [True, False]
+    for table in ("identities", "identity_providers", "credentials"):
+        assert installation.rows(f"SELECT * FROM {table} WHERE tenant_id = %s", str(tenant.tenant)) == []
+    with pytest.raises(NotFound):
+        installation.write(tenant, identities.admit, "corp", ADA)
+
+
+def test_another_issuer_makes_everybody_a_stranger(installation: Installation, tenant: Principal) -> None:
+    _put(installation, tenant)
+    user = installation.write(tenant, identities.admit, "corp", ADA)
+    installation.write(tenant, identity.redeem, installation.settings.auth, user, ids.new(), "corp")
+    _put(installation, tenant, replace(CORP, issuer="https://evil.example", just_in_time=False, domains=[]))
+    assert _ended(installation, user) == [True]
+    with pytest.raises(Refused, match="not let you in"):
+        installation.write(tenant, identities.admit, "corp", replace(ADA, issuer="https://evil.example"))
+    with pytest.raises(NotFound):
+        installation.write(tenant, identities.admit, "corp", ADA)
+
+
+def test_where_a_provider_is_required_passwords_are_an_owners_only(
+    installation: Installation, tenant: Principal
+) -> None:
+    owner = _member(installation, tenant, "owner@corp.example", Role.OWNER)
+    member = _member(installation, tenant, "member@corp.example", Role.ADMIN)
+    auth = installation.settings.auth
+    for user in (owner, member):
+        installation.write(tenant, identity.open_login, auth, user)
+    with pytest.raises(InvalidState):
+        installation.write(tenant, providers.require, True)
+    _put(installation, tenant)
+    installation.write(tenant, identity.redeem, auth, member, ids.new(), "corp")
+    installation.write(tenant, providers.require, True)
+    assert (_ended(installation, owner), _ended(installation, member)) == ([False], [True, False])
+    with pytest.raises(Unauthenticated, match="identity provider"):
+        installation.write(tenant, identity.open_login, auth, member)
+    installation.write(tenant, identity.open_login, auth, owner)
+    with pytest.raises(InvalidState):
+        installation.write(tenant, providers.remove, "corp")
+    installation.write(tenant, providers.require, False)
+    installation.write(tenant, identity.open_login, auth, member)
+
+
+def test_a_provider_of_another_tenant_brings_nobody_in(
+    installation: Installation, tenant: Principal, other_tenant: Principal
+) -> None:
+    _put(installation, other_tenant)
+    with pytest.raises(NotFound):
+        installation.write(tenant, identities.admit, "corp", ADA)
+    people = installation.rows("SELECT count(*) FROM users")
+    bring = "SELECT bring_in('corp', %s, 'ada@corp.example', %s)"
+    for who, role in ((tenant, "MEMBER"), (other_tenant, "OWNER")):
+        made = installation.write(
+            who, lambda session, role: session.connection().exec_driver_sql(bring, (ids.new(), role)).scalar(), role
+        )
+        assert made is None
+    assert installation.rows("SELECT count(*) FROM users") == people
