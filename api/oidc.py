@@ -81,10 +81,13 @@ class Oidc:
         if not _CHALLENGE.fullmatch(challenge):
             message = "must be the SHA-256 of a verifier, in URL-safe base64 without padding"
             raise InvalidInput(f"challenge {message}.", issues=[Issue(("challenge",), message)])
+        address = _address(request)
+        self._addresses.check(address)
         client, _ = await self._client(request)
         try:
             described = await self._issuers.describe(client.issuer)
         except NotVouched as error:
+            self._addresses.fail(address)
             log.warning("provider_unusable", issuer=client.issuer, reason=error.reason)
             raise Unavailable("The identity provider can't be asked now.", retry_after_seconds=10) from None
         place = _place(request)
@@ -97,7 +100,7 @@ class Oidc:
             "challenge": challenge,
             "return_to": return_to,
         }
-        address = add_params_to_uri(
+        location = add_params_to_uri(
             described.authorization,
             [
                 ("response_type", "code"),
@@ -110,7 +113,7 @@ class Oidc:
                 ("code_challenge_method", "S256"),
             ],
         )
-        answer = RedirectResponse(address, 303)
+        answer = RedirectResponse(location, 303)
         answer.set_cookie(
             _cookie(state),
             encryption.wrap(self._settings.auth.token_keys, _STATE, kept, _STATE_SECONDS),
@@ -122,7 +125,7 @@ class Oidc:
     async def come_back(self, request: Request) -> Response:
         """Take the browser back from the provider, and send it on with a code of ours, or with a word of refusal."""
         place = _place(request)
-        address = request.client.host if request.client else ""
+        address = _address(request)
         self._addresses.check(address)
         state = request.query_params.get("state", "")
         kept = encryption.unwrap(self._settings.auth.token_keys, _STATE, request.cookies.get(_cookie(state), ""))
@@ -227,6 +230,10 @@ def _origin(address: str) -> str | None:
     except ValueError:
         return None
     return None if "@" in parts.netloc or not parts.netloc else f"{parts.scheme}://{parts.netloc}"
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _place(request: Request) -> str:

@@ -15,14 +15,17 @@ from tenants.settings import Settings
 
 _SECRET_NAMES = re.compile(r"password|passwd|secret|token|authorization|api_?key|pepper|cookie|verifier", re.IGNORECASE)
 _SECRET_TEXTS = re.compile(
-    r"tnt_live_\w+"
-    r"|eyJ[\w-]+\.[\w-]+\.[\w-]+"  # a JWT
-    r"|(?<=://)[^/@\s]+(?=@)"  # user and password in an address
-    r"|(?<=\bBearer )[\w.~+/=-]{8,}|(?<=\bBasic )[\w+/=]{8,}"
-    r"|(?i:(?<=password=)|(?<=passwd=)|(?<=secret=)|(?<=token=)|(?<=api_key=)|(?<=apikey=))[^\s&;,'\")]+"
+    r"(?P<address>://)[^/@\s]++(?=@)"  # user and password in an address
+    r"|(?P<before>"
+    r"tnt_live_"
+    r"|(?<![\w-])eyJ(?=[\w-]++\.[\w-]++\.)"  # a JWT
+    r"|\b(?:Bearer|Basic) (?=[\w.~+/=-]{8})"
+    r"|(?i:password|passwd|secret|token|api_?key)="
+    r")[^\s&;,'\"()@]++"
 )
+"""Each of its parts reads a text once, whatever stands there: it may be long, and anybody's."""
 _BLOT = "[redacted]"
-_HIDDEN = 1000
+_HIDDEN = 200
 _SHORTEST_HIDDEN = 6
 """Shorter ones stand in too many words to be told from them."""
 _hidden: OrderedDict[str, None] = OrderedDict()
@@ -69,7 +72,7 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
 
 
 def hide(secret: str) -> None:
-    """Blot this text out of whatever this process blots from now on, wherever it stands; the last thousand are kept."""
+    """Blot this text out of whatever this process blots from now on, wherever it stands. The last 200 are kept."""
     if len(secret) >= _SHORTEST_HIDDEN:
         _hidden[secret] = None
         _hidden.move_to_end(secret)
@@ -82,7 +85,7 @@ def blot(text: str) -> str:
     for secret in list(_hidden):
         if secret in text:
             text = text.replace(secret, _BLOT)
-    return _SECRET_TEXTS.sub(_BLOT, text)
+    return _SECRET_TEXTS.sub(lambda found: f"{found['address'] or found['before']}{_BLOT}", text)
 
 
 def blotted(value: Any, name: str = "") -> Any:

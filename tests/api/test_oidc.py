@@ -317,7 +317,7 @@ FORGERIES: dict[str, tuple[Callable[[Issuer, Claims], str], str]] = {
         lambda i, c: ".".join([i.sign(c).split(".")[0], _encoded({**c, "sub": "x"}), i.sign(c).split(".")[2]]),
         "signature",
     ),
-    "crit": (lambda i, c: _signed(i, c, crit=["exp"], exp=1), "signature"),
+    "crit": (lambda i, c: _signed(i, c, crit=["x"], x=1), "signature"),
     "an access token": (lambda i, c: _signed(i, c, typ="at+jwt"), "signature"),
     "a key of its own": (
         lambda i, c: _own_key(c), "signature",
