@@ -33,9 +33,12 @@ def _member(installation: Installation, tenant: Principal, email: str, role: Rol
     return user
 
 
-def _ended(installation: Installation, user: UUID) -> list[bool]:
+def _ended(installation: Installation, tenant: Principal, user: UUID) -> list[bool]:
     rows = installation.rows(
-        "SELECT revoked_at IS NOT NULL FROM login_sessions WHERE user_id = %s ORDER BY created_at, id", str(user)
+        "SELECT revoked_at IS NOT NULL FROM login_sessions WHERE tenant_id = %s AND user_id = %s"
+        " ORDER BY created_at, id",
+        str(tenant.tenant),
+        str(user),
     )
     return [ended for (ended,) in rows]
 
@@ -128,7 +131,7 @@ def test_with_a_provider_go_who_is_who_there_and_the_logins_it_vouched_for(
     installation.write(tenant, identity.redeem, auth, user, ids.new(), "corp")
     installation.write(tenant, identity.open_login, auth, user)
     installation.write(tenant, providers.remove, "corp")
-    assert _ended(installation, user) == [True, False]
+    assert _ended(installation, tenant, user) == [True, False]
     for table in ("identities", "identity_providers", "credentials"):
         assert installation.rows(f"SELECT * FROM {table} WHERE tenant_id = %s", str(tenant.tenant)) == []
     with pytest.raises(NotFound):
@@ -140,7 +143,7 @@ def test_another_issuer_makes_everybody_a_stranger(installation: Installation, t
     user = installation.write(tenant, identities.admit, "corp", ADA)
     installation.write(tenant, identity.redeem, installation.settings.auth, user, ids.new(), "corp")
     _put(installation, tenant, replace(CORP, issuer="https://evil.example", just_in_time=False, domains=[]))
-    assert _ended(installation, user) == [True]
+    assert _ended(installation, tenant, user) == [True]
     with pytest.raises(Refused, match="not let you in"):
         installation.write(tenant, identities.admit, "corp", replace(ADA, issuer="https://evil.example"))
     with pytest.raises(NotFound):
@@ -160,7 +163,7 @@ def test_where_a_provider_is_required_passwords_are_an_owners_only(
     _put(installation, tenant)
     installation.write(tenant, identity.redeem, auth, member, ids.new(), "corp")
     installation.write(tenant, providers.require, True)
-    assert (_ended(installation, owner), _ended(installation, member)) == ([False], [True, False])
+    assert (_ended(installation, tenant, owner), _ended(installation, tenant, member)) == ([False], [True, False])
     with pytest.raises(Unauthenticated, match="identity provider"):
         installation.write(tenant, identity.open_login, auth, member)
     installation.write(tenant, identity.open_login, auth, owner)
