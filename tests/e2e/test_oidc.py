@@ -119,7 +119,7 @@ def test_the_provider_takes_no_code_twice_and_none_with_another_verifier(
     with _front_end(api, tenant, provider, PROOFS[0]) as (browser, issuer):
         first, second = Browser(api.url, browser.place), Browser(api.url, browser.place)
         answer = _agree(first, issuer, "staff-ada")
-        cookies = dict(first.client.cookies)
+        cookies = first.kept
         assert answer["iss"] == issuer
         assert "code" in issuers.told(first.come_back(**answer))
         replayed = Browser(api.url, browser.place, issuers.new_client(cookies))

@@ -150,6 +150,12 @@ class Browser:
     client: httpx2.Client = field(default_factory=new_client)
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
+    @property
+    def kept(self) -> dict[str, str]:
+        """The cookies that the API has given it."""
+        cookies = self.client.cookies.jar
+        return {cookie.name: cookie.value or "" for cookie in cookies if cookie.name.startswith("tenantry_")}
+
     def begin(self, **query: str) -> httpx2.Response:
         """Go to where a login begins."""
         given = {"return_to": PAGE, "challenge": challenge(self.verifier), **query}
