@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from tenants import audit, context, db, ids, signing
 from tenants.context import Role
 from tenants.errors import InvalidInput, InvalidState, Issue, NotFound, Unauthenticated
-from tenants.models import ApiKey, LoginSession, Membership, Tenant
+from tenants.models import ApiKey, Identity, IdentityProvider, LoginSession, Membership, Tenant
 from tenants.settings import Auth, KeyRing
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}")
@@ -237,9 +237,14 @@ def redeem(session: Session, auth: Auth, user: UUID, login: UUID, provider: str)
         provider: the provider's name in the tenant.
 
     Returns:
-        The tokens; None where it was opened before, or the person is no member any more.
+        The tokens; None where it was opened before, or the provider or the member is gone since it was vouched for.
     """
-    if session.scalar(select(Membership.user_id).where(Membership.user_id == user).with_for_update(read=True)) is None:
+    known = (
+        select(Identity.user_id)
+        .join(IdentityProvider, IdentityProvider.issuer == Identity.issuer)
+        .where(Identity.user_id == user, IdentityProvider.name == provider)
+    )
+    if session.scalar(known.with_for_update(read=True, of=Identity)) is None:
         return None
     token = RefreshToken(context.principal(session).tenant, login, 0)
     made = session.scalar(

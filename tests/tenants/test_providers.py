@@ -132,6 +132,7 @@ def test_with_a_provider_go_who_is_who_there_and_the_logins_it_vouched_for(
     installation.write(tenant, identity.open_login, auth, user)
     installation.write(tenant, providers.remove, "corp")
     assert _ended(installation, tenant, user) == [True, False]
+    assert installation.write(tenant, identity.redeem, auth, user, ids.new(), "corp") is None
     for table in ("identities", "identity_providers", "credentials"):
         assert installation.rows(f"SELECT * FROM {table} WHERE tenant_id = %s", str(tenant.tenant)) == []
     with pytest.raises(NotFound):
@@ -161,6 +162,8 @@ def test_where_a_provider_is_required_passwords_are_an_owners_only(
     with pytest.raises(InvalidState):
         installation.write(tenant, providers.require, True)
     _put(installation, tenant)
+    person = Person(CORP.issuer, "s-2", "member@corp.example", email_verified=True)
+    assert installation.write(tenant, identities.admit, "corp", person) == member
     installation.write(tenant, identity.redeem, auth, member, ids.new(), "corp")
     installation.write(tenant, providers.require, True)
     assert (_ended(installation, tenant, owner), _ended(installation, tenant, member)) == ([False], [True, False])
