@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Concatenate, Final, ParamSpec, TypeVar
@@ -14,9 +15,11 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy.orm import Session
+from starlette.requests import HTTPConnection
 
+from api import metrics
 from tasks import registry
-from tenants import identity, ids, keys, signing, system
+from tenants import addresses, audit, identity, ids, keys, signing, system
 from tenants.context import ActorKind, Principal, Scope
 from tenants.db import AsyncDatabase
 from tenants.errors import Unauthenticated, Unavailable
@@ -28,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 _REMEMBERED: Final = 10_000
 _WATCH_SECONDS: Final = 1.0
+_TOLD_SECONDS: Final = 60.0
 _LONGEST: Final = 4096
 
 
@@ -39,11 +43,13 @@ class Credential:
         principal: the caller.
         suspended: whether the caller's tenant is suspended.
         expires: Unix time in seconds of its end; None for never.
+        ranges: the only addresses it is taken from; None for all.
     """
 
     principal: Principal
     suspended: bool
     expires: float | None
+    ranges: tuple[addresses.Range, ...] | None = None
 
 
 class Authenticator:
@@ -64,17 +70,52 @@ class Authenticator:
         self._known: OrderedDict[bytes, tuple[float, Credential]] = OrderedDict()
         self._watches: dict[bytes, tuple[asyncio.Task[str], int]] = {}
         self._notes: set[asyncio.Task[None]] = set()
+        self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    async def verify(self, text: str) -> Credential:
+    async def verify(self, text: str, address: str) -> Credential:
         """Whom a credential speaks for.
+
+        What is refused is told in the audit log where its tenant is known: what was ours and has ended, or comes from
+        where it must not.
 
         Args:
             text: an access token or an API key, without the word Bearer.
+            address: where it comes from.
 
         Raises:
             Unauthenticated: it is wrong, expired or revoked; its reason says which.
             Unavailable: the database can't be asked.
         """
+        try:
+            credential = await self._current(text)
+            if credential.ranges is not None and not addresses.within(address, credential.ranges):
+                raise _Refused(credential.principal, "address", shown="invalid")
+        except _Refused as refusal:
+            self.tell_refusal(refusal.principal, "credential.refuse", why=refusal.why, address=address)
+            raise
+        except Unauthenticated as refusal:
+            metrics.CREDENTIALS.labels(refusal.reason).inc()
+            raise
+        return credential
+
+    def tell_refusal(self, principal: Principal, action: str, **detail: str) -> None:
+        """Have the audit log tell what was refused, beside the request; once a minute of each actor at most.
+
+        Args:
+            principal: who was refused, in the tenant whose log it is.
+            action, detail: as `audit.record`.
+        """
+        metrics.CREDENTIALS.labels(detail["why"]).inc()
+        now, what = time.monotonic(), (action, principal.actor)
+        if self._told.get(what, -math.inf) > now - _TOLD_SECONDS:
+            return
+        self._told[what] = now
+        self._told.move_to_end(what)
+        while len(self._told) > _REMEMBERED:
+            self._told.popitem(last=False)
+        self._beside(self.scope(principal).write(audit.record, action, principal.actor, **detail))
+
+    async def _current(self, text: str) -> Credential:
         digest = _digest(text)
         known = self._known.get(digest)
         if known is None or known[0] <= time.monotonic():
@@ -87,7 +128,7 @@ class Authenticator:
         else:
             credential = known[1]
         if credential.expires is not None and credential.expires <= time.time():
-            raise Unauthenticated(reason="expired")
+            raise _Refused(credential.principal, "expired")
         return credential
 
     def scope(self, principal: Principal) -> Scope:
@@ -146,7 +187,7 @@ class Authenticator:
     async def _watch(self, text: str) -> str:
         while True:
             try:
-                credential = await self.verify(text)
+                credential = await self._current(text)
             except Unauthenticated as error:
                 return "expired" if error.reason == "expired" else "revoked"
             except Unavailable:
@@ -169,8 +210,7 @@ class Authenticator:
     async def _read_key(self, secret: str) -> Credential:
         if not keys.check_form(secret):
             raise Unauthenticated(reason="invalid")
-        found = await self.look_up(keys.find, self._settings.auth.key_pepper, secret)
-        _refuse_ended(found.revoked_at, found.expires_at)
+        found = await self.look_up(keys.find, self._settings.auth, secret)
         operator = found.tenant_slug == system.OPERATORS
         principal = Principal(
             tenant=found.tenant,
@@ -180,14 +220,23 @@ class Authenticator:
             task_names=found.task_names,
             person=found.made_by,
         )
+        _refuse_ended(principal, found.revoked_at, found.expires_at)
         if not keys.used_lately(found):
-            self._note(self.scope(principal), found)
-        return Credential(principal, found.suspended, found.expires_at.timestamp() if found.expires_at else None)
+            self._beside(self.scope(principal).write(keys.note_use, found.key))
+        if found.outdated:
+            self._beside(self.scope(principal).write(keys.store_anew, self._settings.auth, found.key, secret))
+        expires = found.expires_at.timestamp() if found.expires_at else None
+        return Credential(principal, found.suspended, expires, found.address_ranges)
 
     async def _read_token(self, text: str) -> Credential:
-        token = signing.read_access(self._settings.auth, text)
-        found = await self.look_up(identity.find_session, token.tenant, token.session)
-        _refuse_ended(found.revoked_at, found.expires_at)
+        try:
+            token = signing.read_access(self._settings.auth, text)
+        except signing.Expired as over:
+            raise _Refused(_somebody(over.token), over.reason) from None
+        try:
+            found = await self.look_up(identity.find_session, token.tenant, token.session)
+        except Unauthenticated as refusal:
+            raise _Refused(_somebody(token), refusal.reason) from None
         principal = Principal(
             tenant=token.tenant,
             kind=ActorKind.USER,
@@ -199,6 +248,7 @@ class Authenticator:
             person=found.user,
             login=token.session,
         )
+        _refuse_ended(principal, found.revoked_at, found.expires_at)
         return Credential(principal, found.suspended, token.expires)
 
     def _remember(self, digest: bytes, credential: Credential) -> None:
@@ -207,17 +257,37 @@ class Authenticator:
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 
-    def _note(self, scope: Scope, found: keys.Found) -> None:
-        """Note the key's use beside the request, which doesn't wait for it."""
-        task = asyncio.create_task(self._write_note(scope, found))
+    def _beside(self, note: Coroutine[None, None, None]) -> None:
+        """Write a note beside the request, which doesn't wait for it."""
+        task = asyncio.create_task(self._write(note))
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
 
-    async def _write_note(self, scope: Scope, found: keys.Found) -> None:
+    async def _write(self, note: Coroutine[None, None, None]) -> None:
         try:
-            await scope.write(keys.note_use, found.key)
+            await note
         except Exception as error:  # The request it belongs to is served all the same.
-            log.warning("key_use_not_noted", error=type(error).__name__)
+            log.warning("credential_not_noted", error=type(error).__name__)
+
+
+class _Refused(Unauthenticated):
+    """A credential of ours that is good no more, or not from there.
+
+    Args:
+        principal: whom it spoke for.
+        why: what the audit log is told.
+        shown: what the caller is told, where that is less.
+    """
+
+    def __init__(self, principal: Principal, why: str, shown: str | None = None) -> None:
+        super().__init__(Unauthenticated().message, reason=shown or why)
+        self.principal = principal
+        self.why = why
+
+
+def client_address(connection: HTTPConnection) -> str:
+    """Where a request or a socket comes from: as the proxies say that the server was told to believe."""
+    return connection.client.host if connection.client else ""
 
 
 def bearer(authorization: str | None) -> str | None:
@@ -239,11 +309,16 @@ def _scopes(found: identity.Found) -> frozenset[str]:
     return found.role_scopes if found.role is None else identity.scopes(found.role, registry.offered())
 
 
-def _refuse_ended(revoked_at: datetime | None, expires_at: datetime | None) -> None:
+def _somebody(token: signing.AccessToken) -> Principal:
+    """Who held a token, where nobody says any more who that was."""
+    return Principal(token.tenant, ActorKind.USER, ids.show("ses", token.session))
+
+
+def _refuse_ended(principal: Principal, revoked_at: datetime | None, expires_at: datetime | None) -> None:
     if revoked_at is not None:
-        raise Unauthenticated(reason="revoked")
+        raise _Refused(principal, "revoked")
     if expires_at is not None and expires_at <= datetime.now(UTC):
-        raise Unauthenticated(reason="expired")
+        raise _Refused(principal, "expired")
 
 
 def _digest(text: str) -> bytes:

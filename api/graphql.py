@@ -9,7 +9,7 @@ from typing import Any, NoReturn, cast
 import orjson
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
 from graphql import FieldNode, GraphQLError, OperationDefinitionNode, OperationType, parse
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
@@ -95,19 +95,19 @@ class View(GraphQL[Context, None]):
         try:
             text = auth.bearer(request.headers.get("authorization"))
             if text is not None:
-                await self.admit(context, text)
+                await self.admit(context, text, request)
                 context.end = lambda: self._end(text)
         except Unauthenticated as refusal:
             context.refusal = refusal
         return context
 
-    async def admit(self, context: Context, text: str) -> None:
-        """Let the caller in whom a credential speaks for.
+    async def admit(self, context: Context, text: str, connection: HTTPConnection) -> None:
+        """Let the caller in whom a credential speaks for, from where it comes.
 
         Raises:
             Unauthenticated, Unavailable: as `Authenticator.verify`.
         """
-        credential = await self.authenticator.verify(text)
+        credential = await self.authenticator.verify(text, auth.client_address(connection))
         context.scope = self.authenticator.scope(credential.principal)
         context.suspended = credential.suspended
 

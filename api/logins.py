@@ -56,6 +56,10 @@ class Logins:
             await self._proofs.require(request, person, found.password_hash if found else None, password, _REFUSED)
         except Unauthenticated:
             metrics.LOGINS.labels("refused").inc()
+            if found is not None:
+                member = self._authenticator.member(found.tenant, ids.show("usr", found.user)).principal
+                address = auth.client_address(request)
+                self._authenticator.tell_refusal(member, "login.refuse", why="password", address=address)
             raise
         assert found is not None
         metrics.LOGINS.labels("accepted").inc()
@@ -71,6 +75,8 @@ class Logins:
         scope = self._authenticator.member(token.tenant, ids.show("ses", token.session))
         tokens = await scope.write(identity.refresh, self._auth, token)
         if tokens is None:
+            address = auth.client_address(request)
+            self._authenticator.tell_refusal(scope.principal, "credential.refuse", why="revoked", address=address)
             raise Unauthenticated("The login has ended: log in again.", reason="revoked")
         return forms.show(tokens)
 

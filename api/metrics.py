@@ -18,6 +18,7 @@ SECONDS = Histogram(
 )
 SOCKETS = Gauge("tenantry_graphql_sockets", "Open WebSockets.")
 LOGINS = Counter("tenantry_logins_total", "Attempts to log in.", ["outcome"])
+CREDENTIALS = Counter("tenantry_credentials_refused_total", "Access tokens, API keys and logins refused.", ["reason"])
 
 _requests = cache(REQUESTS.labels)
 _seconds = cache(SECONDS.labels)

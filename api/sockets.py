@@ -85,7 +85,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         if self.connection_acknowledged:
             try:
                 self._refuse_too_large(message)
-                await cast("View", self.view).admit(self.context, self._text)
+                await self._admit()
             except Unauthenticated as refusal:
                 await self._close(refusal.reason)
                 return
@@ -102,7 +102,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             return
         try:
             self._text = self._credential(message.get("payload") or {})
-            await cast("View", self.view).admit(self.context, self._text)
+            await self._admit()
         except Unauthenticated as refusal:
             await self._close(refusal.reason)
             return
@@ -118,6 +118,9 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             self._watch.cancel()
             await asyncio.wait({self._watch})
         await super().shutdown()
+
+    async def _admit(self) -> None:
+        await cast("View", self.view).admit(self.context, self._text, cast("Socket", self.websocket).ws)
 
     def _credential(self, payload: dict[str, object]) -> str:
         given = {name.lower(): value for name, value in payload.items()}.get("authorization")

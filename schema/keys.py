@@ -6,7 +6,7 @@ from datetime import datetime
 
 import strawberry
 
-from schema import later, nodes, paging, permissions
+from schema import nodes, paging, permissions
 from schema.context import Info
 from schema.errors import AS_PROBLEM
 from schema.nodes import Node
@@ -25,6 +25,10 @@ class ApiKey(Node):
     expires_at: datetime | None
     last_used_at: datetime | None
     revoked_at: datetime | None
+    address_ranges: list[str] | None = strawberry.field(
+        description="The only addresses it is taken from, in CIDR form; null for all."
+    )
+    predecessor_id: strawberry.ID | None = strawberry.field(description="The key that this one replaces.")
 
 
 @strawberry.input
@@ -33,6 +37,9 @@ class CreateApiKeyInput:
     scopes: list[str]
     task_names: list[str] | None = None
     expires_at: datetime | None = None
+    address_ranges: list[str] | None = strawberry.field(
+        default=None, description="The only addresses it is taken from: single ones, or ranges such as 192.0.2.0/24."
+    )
 
 
 @strawberry.type(description="secret is shown this once and never again.")
@@ -64,6 +71,7 @@ class Mutation:
             name=input.name,
             scopes=input.scopes,
             task_names=input.task_names,
+            address_ranges=input.address_ranges,
             expires_at=input.expires_at,
         )
         return CreateApiKeyPayload(
@@ -73,9 +81,25 @@ class Mutation:
             secret=created.secret,
         )
 
-    rotate_api_key: CreateApiKeyPayload = later.field(
-        permissions.KEYS_CHANGE, id=strawberry.ID, overlap_seconds=(int | None, 3600)
+    @strawberry.mutation(
+        extensions=[permissions.KEYS_CHANGE, AS_PROBLEM],
+        description="A new key that can do the same; the old one is good for the overlap yet, at most 30 days.",
     )
+    async def rotate_api_key(
+        self, info: Info, id: strawberry.ID, overlap_seconds: int | None = 3600
+    ) -> CreateApiKeyPayload:
+        created = await info.context.data.write(
+            keys.rotate,
+            info.context.settings.auth.key_pepper,
+            ids.read("key", id),
+            3600 if overlap_seconds is None else overlap_seconds,
+        )
+        return CreateApiKeyPayload(
+            success=True,
+            message=f"Keep the new secret of {created.key.name} now: it is not shown again.",
+            api_key=show(created.key),
+            secret=created.secret,
+        )
 
     @strawberry.mutation(extensions=[permissions.KEYS_CHANGE, AS_PROBLEM])
     async def revoke_api_key(self, info: Info, id: strawberry.ID) -> ApiKeyPayload:
@@ -101,4 +125,6 @@ def show(row: models.ApiKey) -> ApiKey:
         expires_at=row.expires_at,
         last_used_at=row.last_used_at,
         revoked_at=row.revoked_at,
+        address_ranges=row.address_ranges,
+        predecessor_id=None if row.predecessor_id is None else strawberry.ID(ids.show("key", row.predecessor_id)),
     )

@@ -42,7 +42,7 @@ class Verdict:
     broken: int | None
 
 
-def record(session: Session, action: str, target: str | None = None, **detail: Any) -> None:
+def record(session: Session, /, action: str, target: str | None = None, **detail: Any) -> None:
     """Note what the session's caller does, in the session's transaction.
 
     Args:

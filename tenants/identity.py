@@ -306,11 +306,14 @@ def refresh(session: Session, auth: Auth, token: RefreshToken) -> Tokens | None:
 
 def close_login(session: Session, session_id: UUID) -> None:
     """End a login; nothing happens where it has ended."""
-    session.execute(
+    closed = session.scalar(
         update(LoginSession)
         .where(LoginSession.id == session_id, LoginSession.revoked_at.is_(None))
         .values(revoked_at=func.now())
+        .returning(LoginSession.user_id)
     )
+    if closed is not None:
+        audit.record(session, "login.close", ids.show("ses", session_id), user=ids.show("usr", closed))
 
 
 def join(session: Session, user: UUID, role: Role | None, custom: UUID | None = None) -> Membership:

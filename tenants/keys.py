@@ -20,10 +20,12 @@ from pydantic import SecretStr
 from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, db, ids, pages, signing
-from tenants.errors import Forbidden, InvalidInput, Issue, NotFound, Unauthenticated
+from tenants import addresses, audit, context, db, ids, pages, signing
+from tenants.addresses import Range
+from tenants.errors import Forbidden, InvalidInput, InvalidState, Issue, NotFound, Unauthenticated
 from tenants.models import ApiKey
 from tenants.pages import Page
+from tenants.settings import Auth
 
 PREFIX = "tnt_live_"
 SCOPES = frozenset(
@@ -53,8 +55,10 @@ _SHOWN_LENGTH = len(PREFIX) + 6
 _KEY = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM_LENGTH}}})_([0-9A-Za-z]{{{_CHECK_LENGTH}}})")
 _LONGEST_NAME = 200
 _MOST_TASKS = 100
+_MOST_RANGES = 100
+_LONGEST_OVERLAP_SECONDS = 30 * 86_400
 _USE_INTERVAL = timedelta(minutes=1)
-_FIND = text("SELECT * FROM find_api_key(:hash)")
+_FIND = text("SELECT * FROM find_api_key(:hashes)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,14 @@ class Found:
     tenant_slug: str
     scopes: frozenset[str]
     task_names: frozenset[str] | None
+    address_ranges: tuple[Range, ...] | None
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
     suspended: bool
     made_by: UUID | None
+    outdated: bool
+    """Whether it is still stored under a hash of an old pepper."""
 
 
 def create(
@@ -88,6 +95,7 @@ def create(
     name: str,
     scopes: Sequence[str],
     task_names: Sequence[str] | None = None,
+    address_ranges: Sequence[str] | None = None,
     expires_at: datetime | None = None,
 ) -> Created:
     """A new key of the session's tenant.
@@ -97,35 +105,74 @@ def create(
         name: for people.
         scopes: what it may do; never more than its maker may.
         task_names: the only tasks it may trigger, by full name; None for all.
+        address_ranges: the only addresses it is taken from, single ones or ranges in CIDR form; None for all.
         expires_at: when it ends; None for never.
 
     Raises:
         InvalidInput: a value is wrong.
         Forbidden: its maker doesn't hold one of the scopes, or may not trigger one of the tasks.
     """
-    _check(name, scopes, task_names, expires_at)
-    caller = context.principal(session)
-    for scope in scopes:
-        if not caller.may(scope):
-            raise Forbidden(f"A key can't do more than its maker: you don't hold {scope}.", required_scope=scope)
-    if caller.task_names is not None and not (task_names and caller.task_names.issuperset(task_names)):
-        raise Forbidden("A key can't do more than its maker: yours is narrowed to some tasks.")
-    secret = _new_secret()
-    key = ApiKey(
-        id=ids.new(),
+    _check(name, scopes, task_names, address_ranges, expires_at)
+    _check_power(session, scopes, task_names)
+    made = _make(
+        session,
+        pepper,
         name=name.strip(),
-        prefix=secret[:_SHOWN_LENGTH],
-        secret_hash=signing.digest(pepper, secret),
         scopes=sorted(set(scopes)),
         task_names=None if task_names is None else sorted(set(task_names)),
-        made_by=caller.person,
+        made_by=context.principal(session).person,
+        address_ranges=None if address_ranges is None else [str(addresses.read(one)) for one in address_ranges],
         expires_at=expires_at,
     )
-    session.add(key)
+    audit.record(session, "key.create", ids.show("key", made.key.id), after=_shown(made.key))
+    return made
+
+
+def rotate(session: Session, pepper: SecretStr, key_id: UUID, overlap_seconds: int = 3600) -> Created:
+    """Replace a key by a new one that can do the same, and is made to last as long. Both are good meanwhile.
+
+    Args:
+        pepper: the secret of the installation that keys are hashed with.
+        overlap_seconds: how long the old one is good for yet, if it does not end before; 0 to 30 days.
+
+    Raises:
+        NotFound: there is no such key.
+        InvalidInput: the overlap is out of bounds.
+        InvalidState: the key has ended, or has been replaced.
+        Forbidden: it can do more than the caller.
+    """
+    if not 0 <= overlap_seconds <= _LONGEST_OVERLAP_SECONDS:
+        message = f"must be 0 to {_LONGEST_OVERLAP_SECONDS} seconds"
+        raise InvalidInput(f"overlapSeconds {message}.", issues=[Issue(("overlapSeconds",), message)])
+    old = session.scalar(select(ApiKey).where(ApiKey.id == key_id).with_for_update())
+    if old is None:
+        raise NotFound
+    _check_power(session, old.scopes, old.task_names)
+    now = datetime.now(UTC)
+    if old.revoked_at is not None:
+        raise InvalidState("The key is revoked: make a new one.", state="REVOKED")
+    if old.expires_at is not None and old.expires_at <= now:
+        raise InvalidState("The key has expired: make a new one.", state="EXPIRED")
+    if session.scalar(select(ApiKey.id).where(ApiKey.predecessor_id == key_id)) is not None:
+        raise InvalidState("The key has been replaced: rotate the one that replaced it.", state="ROTATED")
+    before = _shown(old)
+    made = _make(
+        session,
+        pepper,
+        name=old.name,
+        scopes=old.scopes,
+        task_names=old.task_names,
+        address_ranges=old.address_ranges,
+        predecessor_id=old.id,
+        made_by=context.principal(session).person,
+        expires_at=None if old.expires_at is None else now + (old.expires_at - old.created_at),
+    )
+    end = now + timedelta(seconds=overlap_seconds)
+    old.expires_at = end if old.expires_at is None else min(old.expires_at, end)
     session.flush()
-    session.refresh(key)
-    audit.record(session, "key.create", ids.show("key", key.id), after=_shown(key))
-    return Created(key, secret)
+    replaced_by = {"id": ids.show("key", made.key.id), **_shown(made.key)}
+    audit.record(session, "key.rotate", ids.show("key", old.id), before=before, after=_shown(old), by=replaced_by)
+    return made
 
 
 def get(session: Session, key_id: UUID) -> ApiKey:
@@ -171,13 +218,14 @@ def check_form(secret: str) -> bool:
 
 
 @db.single_statement
-def find(session: Session, pepper: SecretStr, secret: str) -> Found:
+def find(session: Session, auth: Auth, secret: str) -> Found:
     """The key behind a secret, before its tenant is known.
 
     Raises:
         Unauthenticated: there is none.
     """
-    rows = db.fetch(session, _FIND, {"hash": signing.digest(pepper, secret)})
+    hashes = [signing.digest(pepper, secret) for pepper in (auth.key_pepper, *auth.old_key_peppers)]
+    rows = db.fetch(session, _FIND, {"hashes": hashes})
     if not rows:
         raise Unauthenticated(reason="invalid")
     row = rows[0]
@@ -187,17 +235,26 @@ def find(session: Session, pepper: SecretStr, secret: str) -> Found:
         tenant_slug=row["tenant_slug"],
         scopes=frozenset(row["scopes"]),
         task_names=None if row["task_names"] is None else frozenset(row["task_names"]),
+        address_ranges=None if row["address_ranges"] is None else tuple(map(addresses.read, row["address_ranges"])),
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
         last_used_at=row["last_used_at"],
         suspended=row["suspended"],
         made_by=row["made_by"],
+        outdated=row["outdated"],
     )
 
 
 def used_lately(found: Found) -> bool:
     """Whether the note of its last use is fresh enough to be left alone."""
     return found.last_used_at is not None and datetime.now(UTC) - found.last_used_at < _USE_INTERVAL
+
+
+def store_anew(session: Session, auth: Auth, key_id: UUID, secret: str) -> None:
+    """Keep the hash of a key that has been found under an old pepper under the one of today."""
+    session.execute(
+        update(ApiKey).where(ApiKey.id == key_id).values(secret_hash=signing.digest(auth.key_pepper, secret))
+    )
 
 
 def note_use(session: Session, key_id: UUID) -> None:
@@ -212,7 +269,32 @@ def note_use(session: Session, key_id: UUID) -> None:
     )
 
 
-def _check(name: str, scopes: Sequence[str], task_names: Sequence[str] | None, expires_at: datetime | None) -> None:
+def _make(session: Session, pepper: SecretStr, **values: Any) -> Created:
+    secret = _new_secret()
+    key = ApiKey(id=ids.new(), prefix=secret[:_SHOWN_LENGTH], secret_hash=signing.digest(pepper, secret), **values)
+    session.add(key)
+    session.flush()
+    session.refresh(key)
+    return Created(key, secret)
+
+
+def _check_power(session: Session, scopes: Sequence[str], task_names: Sequence[str] | None) -> None:
+    """Nobody makes a key that can do more than who makes it."""
+    caller = context.principal(session)
+    for scope in scopes:
+        if not caller.may(scope):
+            raise Forbidden(f"A key can't do more than its maker: you don't hold {scope}.", required_scope=scope)
+    if caller.task_names is not None and not (task_names and caller.task_names.issuperset(task_names)):
+        raise Forbidden("A key can't do more than its maker: yours is narrowed to some tasks.")
+
+
+def _check(
+    name: str,
+    scopes: Sequence[str],
+    task_names: Sequence[str] | None,
+    address_ranges: Sequence[str] | None,
+    expires_at: datetime | None,
+) -> None:
     issues: list[Issue] = []
     if not 1 <= len(name.strip()) <= _LONGEST_NAME:
         issues.append(Issue(("name",), f"must be 1 to {_LONGEST_NAME} characters"))
@@ -226,10 +308,26 @@ def _check(name: str, scopes: Sequence[str], task_names: Sequence[str] | None, e
     for index, task in enumerate(task_names or ()):
         if not _TASK_NAME.fullmatch(task):
             issues.append(Issue(("taskNames", str(index)), "must be a full name, <family>.<task>"))
+    issues += _range_issues(address_ranges)
     if expires_at is not None and expires_at <= datetime.now(UTC):
         issues.append(Issue(("expiresAt",), "must be in the future"))
     if issues:
         raise InvalidInput(f"{'.'.join(issues[0].path)} {issues[0].message}.", issues=issues)
+
+
+def _range_issues(given: Sequence[str] | None) -> list[Issue]:
+    if given is None:
+        return []
+    if not 1 <= len(given) <= _MOST_RANGES:
+        return [Issue(("addressRanges",), f"must be 1 to {_MOST_RANGES}, or left out")]
+    issues = []
+    for index, one in enumerate(given):
+        try:
+            addresses.read(one)
+        except ValueError:
+            message = "must be an address or a range, such as 192.0.2.0/24 or 2001:db8::/32, without bits behind it"
+            issues.append(Issue(("addressRanges", str(index)), message))
+    return issues
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:
@@ -239,6 +337,7 @@ def _shown(key: ApiKey) -> dict[str, Any]:
         "prefix": key.prefix,
         "scopes": key.scopes,
         "taskNames": key.task_names,
+        "addressRanges": key.address_ranges,
         "expiresAt": key.expires_at.isoformat() if key.expires_at else None,
     }
 

@@ -202,7 +202,9 @@ class ApiKey(TenantRow, Base):
     __tablename__ = "api_keys"
     __table_args__ = (
         ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(["tenant_id", "predecessor_id"], ["api_keys.tenant_id", "api_keys.id"]),
         Index("uq_api_keys_secret_hash", "secret_hash", unique=True),
+        Index("uq_api_keys_predecessor", "tenant_id", "predecessor_id", unique=True),
     )
 
     id: Mapped[UUID] = mapped_column(Key, primary_key=True)
@@ -213,6 +215,10 @@ class ApiKey(TenantRow, Base):
     task_names: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     made_by: Mapped[UUID | None] = mapped_column(Key)
     """The member who made it, whose leaving ends it; None for an operator."""
+    address_ranges: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """The only addresses it is taken from, in CIDR form; None for all."""
+    predecessor_id: Mapped[UUID | None] = mapped_column(Key)
+    """The key that this one replaces."""
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
     expires_at: Mapped[datetime | None] = mapped_column(Moment)
     last_used_at: Mapped[datetime | None] = mapped_column(Moment)

@@ -65,6 +65,7 @@ def _from_json(value: object) -> object:
 
 
 PostgresAddress = Annotated[str, BeforeValidator(_without_driver)]
+Secrets = Annotated[list[SecretStr], BeforeValidator(_from_json), PlainSerializer(len)]
 KeyRing = Annotated[dict[str, SecretStr], BeforeValidator(_from_json), PlainSerializer(lambda ring: sorted(ring))]
 """Key id → secret. New work is signed or encrypted with the last one; all of them verify and decrypt."""
 
@@ -121,6 +122,7 @@ class Auth(BaseModel):
     token_keys: KeyRing = Field(default_factory=dict)
     link_keys: KeyRing = Field(default_factory=dict)
     key_pepper: SecretStr = SecretStr("")
+    old_key_peppers: Secrets = Field(default_factory=list)
     credential_keys: KeyRing = Field(default_factory=dict)
     access_token_seconds: int = Field(900, ge=30)
     refresh_token_days: float = Field(30, gt=0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from joserfc import jwt
-from joserfc.errors import ExpiredTokenError, JoseError
+from joserfc.errors import JoseError
 from joserfc.jwk import KeySet, OctKey
 from pydantic import SecretStr
 
@@ -45,6 +45,18 @@ class AccessToken:
     tenant: UUID
     session: UUID
     expires: int
+
+
+class Expired(Unauthenticated):
+    """An access token of ours whose time is over.
+
+    Args:
+        token: what it says.
+    """
+
+    def __init__(self, token: AccessToken) -> None:
+        super().__init__(Unauthenticated().message, reason="expired")
+        self.token = token
 
 
 def sign(ring: KeyRing, data: bytes) -> tuple[str, str]:
@@ -124,7 +136,8 @@ def read_access(auth: Auth, token: str) -> AccessToken:
     """What an access token says, once its signature, algorithm, key id, issuer, audience and times have been checked.
 
     Raises:
-        Unauthenticated: it is malformed, not ours, not yet valid (reason `invalid`) or over (reason `expired`).
+        Unauthenticated: it is malformed, not ours or not yet valid.
+        Expired: it is over, and nothing else is wrong with it.
     """
     if len(token) > _LONGEST_TOKEN:
         raise Unauthenticated(reason="invalid")
@@ -133,20 +146,19 @@ def read_access(auth: Auth, token: str) -> AccessToken:
         decoded = jwt.decode(token, keys, algorithms=[_ALGORITHM])
         if "kid" not in decoded.header:
             raise Unauthenticated(reason="invalid")
-        # Decoding alone accepts a token whose time is over: only the registry looks at the claims.
-        _claims(auth).validate(decoded.claims)
+        # Decoding alone looks at no claim. They are all compared with a moment at which the token was not over.
         expires = int(decoded.claims["exp"])
-        tenant, session = (
+        _claims(auth, min(int(time.time()), expires)).validate(decoded.claims)
+        read = AccessToken(
             ids.read("ten", decoded.claims["tid"]),
             ids.read("ses", decoded.claims["sid"]),
+            expires,
         )
-    except ExpiredTokenError:
-        raise Unauthenticated(reason="expired") from None
-    except (JoseError, NotFound, ValueError, TypeError, AttributeError):
+    except (JoseError, NotFound, LookupError, ArithmeticError, ValueError, TypeError, AttributeError):
         raise Unauthenticated(reason="invalid") from None
     if expires <= time.time():
-        raise Unauthenticated(reason="expired")
-    return AccessToken(tenant, session, expires)
+        raise Expired(read)
+    return read
 
 
 def digest(pepper: SecretStr, text: str) -> str:
@@ -161,9 +173,10 @@ def digest(pepper: SecretStr, text: str) -> str:
     return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
-def _claims(auth: Auth) -> jwt.JWTClaimsRegistry:
+def _claims(auth: Auth, now: int) -> jwt.JWTClaimsRegistry:
     # The leeway is for clocks that issued a token a little ahead of ours; the end of its time is compared exactly.
     return jwt.JWTClaimsRegistry(
+        now=now,
         leeway=_LEEWAY_SECONDS,
         iss={"essential": True, "value": auth.issuer},
         aud={"essential": True, "value": _AUDIENCE},

@@ -31,24 +31,25 @@ $$;
 REVOKE ALL ON FUNCTION find_session(uuid, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION find_session(uuid, uuid) TO tenantry_app;
 
--- A key whose maker is no longer a member has ended, whether or not it was revoked.
+-- The first of the hashes is the one that new keys are stored under. A key whose maker is no longer a member has ended,
+-- whether or not it was revoked.
 CREATE OR REPLACE FUNCTION find_api_key(
-  p_hash text,
+  p_hashes text[],
   OUT tenant_id uuid, OUT key_id uuid, OUT tenant_slug text, OUT scopes text[], OUT task_names text[],
-  OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT last_used_at timestamptz, OUT suspended boolean,
-  OUT made_by uuid
+  OUT address_ranges text[], OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT last_used_at timestamptz,
+  OUT suspended boolean, OUT made_by uuid, OUT outdated boolean
 ) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT t.id, k.id, t.slug, k.scopes, k.task_names, k.expires_at,
+  SELECT t.id, k.id, t.slug, k.scopes, k.task_names, k.address_ranges, k.expires_at,
          CASE WHEN k.made_by IS NULL OR EXISTS (
            SELECT FROM public.memberships m WHERE m.tenant_id = k.tenant_id AND m.user_id = k.made_by
          ) THEN k.revoked_at ELSE coalesce(k.revoked_at, k.created_at) END,
-         k.last_used_at, t.suspended_at IS NOT NULL, k.made_by
+         k.last_used_at, t.suspended_at IS NOT NULL, k.made_by, k.secret_hash <> p_hashes[1]
   FROM public.api_keys k
   JOIN public.tenants t ON t.id = k.tenant_id
-  WHERE k.secret_hash = p_hash
+  WHERE k.secret_hash = ANY (p_hashes)
 $$;
-REVOKE ALL ON FUNCTION find_api_key(text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION find_api_key(text) TO tenantry_app;
+REVOKE ALL ON FUNCTION find_api_key(text[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION find_api_key(text[]) TO tenantry_app;
 
 -- The person behind an address, made when there is none. A password is set once and never replaced here.
 CREATE OR REPLACE FUNCTION enroll_user(

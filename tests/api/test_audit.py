@@ -138,6 +138,7 @@ CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
     "revokeInvitation": ("invitation.revoke", lambda place: f'(id: "{place.invitation}")'),
     "revokeSession": ("login.revoke", lambda place: f'(id: "{place.login}")'),
     "removeCredential": ("credential.remove", lambda place: f'(name: "{place.credential}")'),
+    "rotateApiKey": ("key.rotate", lambda place: f'(id: "{place.key}")'),
     "revokeApiKey": ("key.revoke", lambda place: f'(id: "{place.key}")'),
     "setCredential": ("credential.set", lambda place: '(input: {name: "mail", secret: "x"})'),
     "setIdentityProvider": (

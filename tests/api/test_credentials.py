@@ -203,7 +203,7 @@ def test_a_credential_that_could_not_be_watched_for_a_while_ends_its_socket_all_
 ) -> None:
     admin, caller = api.caller(tenant), api.caller(tenant)
     key = caller.actor
-    look_up = "EXECUTE ON FUNCTION find_api_key(text)"
+    look_up = "EXECUTE ON FUNCTION find_api_key(text[])"
     with streams.socket(caller) as socket:
         socket.subscribe(streams.ALL_UPDATES)
         api.installation.rows(f"REVOKE {look_up} FROM tenantry_app")

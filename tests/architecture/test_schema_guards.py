@@ -20,7 +20,6 @@ LATER = {
     "Mutation.enableFamily",
     "Mutation.pauseSchedule",
     "Mutation.resumeSchedule",
-    "Mutation.rotateApiKey",
     "Mutation.triggerSchedule",
     "Mutation.updateSchedule",
     "Query.metrics",

@@ -92,6 +92,8 @@ def test_a_token_of_an_older_key_of_the_ring_is_good() -> None:
         lambda: _token(claims={"sid": "run_nonsense"}),
         lambda: _token(claims={"tid": ids.show("run", TENANT)}),
         lambda: _token(claims={"exp": "soon"}),
+        lambda: _token(claims={"exp": 1e400}),
+        lambda: _token(claims={"exp": 1, "aud": "something-else"}),
         lambda: json.dumps({"payload": "e30", "signatures": []}),
     ],
 )

@@ -1,0 +1,284 @@
+"""API keys that are replaced, that are for some addresses only, and what the audit log tells of refused credentials."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+
+from tenants import identity, ids, keys, signing, system
+from tenants.context import Principal, Role
+from tenants.errors import Forbidden, InvalidInput, InvalidState
+from tests.support import apis, streams
+from tests.support.apis import Api, Caller
+from tests.support.installations import Installation, eventually
+
+WHO = "{ viewer { kind scopes } }"
+ROTATE = (
+    "mutation($i: ID!, $s: Int) { rotateApiKey(id: $i, overlapSeconds: $s) { success secret message"
+    " apiKey { id name prefix scopes taskNames addressRanges predecessorId expiresAt } problem { code"
+    " ... on InvalidState { state } ... on Forbidden { requiredScope } ... on InvalidInput { issues { path } } } } }"
+)
+PASSWORD = "correct horse battery staple"
+
+
+def _refusals(api: Api, tenant: Principal, action: str = "credential.refuse") -> list[tuple[Any, ...]]:
+    return api.installation.rows(
+        "SELECT actor_kind, actor, target, detail FROM audit_entries WHERE tenant_id = %s AND action = %s ORDER BY id",
+        str(tenant.tenant), action,
+    )  # fmt: skip
+
+
+def _rotate(caller: Caller, key: UUID | None, seconds: int | None = 3600) -> dict[str, Any]:
+    assert key is not None
+    made: dict[str, Any] = caller.ask(ROTATE, i=ids.show("key", key), s=seconds)["rotateApiKey"]
+    return made
+
+
+def _from(caller: Caller, address: str) -> Any:
+    """Ask from an address, as a proxy on this machine tells it."""
+    return caller.post(WHO, None, **{"X-Forwarded-For": address})
+
+
+def _with(api: Api, secret: str) -> Caller:
+    return Caller(api.url, api.client, secret)
+
+
+class TestRotation:
+    """A new key that can do the same; both are good for a while."""
+
+    def test_both_are_good_until_the_overlap_is_over(self, api: Api, tenant: Principal) -> None:
+        admin = api.caller(tenant)
+        old = api.caller(tenant, "runs:read", "runs:write", tasks=["diagnostics.echo"])
+        made = _rotate(admin, old.key_id, 2)
+        assert made["success"], made
+        key = made["apiKey"]
+        assert (key["name"], key["scopes"], key["taskNames"], key["expiresAt"]) == (
+            "tests", ["runs:read", "runs:write"], ["diagnostics.echo"], None,
+        )  # fmt: skip
+        assert key["predecessorId"] == ids.show("key", old.key_id or ids.new())
+        assert made["secret"].startswith(key["prefix"])
+        new = _with(api, made["secret"])
+        assert new.ask(WHO) == old.ask(WHO) == {"viewer": {"kind": "API_KEY", "scopes": ["runs:read", "runs:write"]}}
+        with streams.socket(old) as socket:
+            socket.subscribe(streams.ALL_UPDATES)
+            assert socket.closed() == 4403
+        assert old.post(WHO).status_code == 401
+        assert new.post(WHO).status_code == 200
+
+    def test_without_an_overlap_the_old_one_ends_within_five_seconds(self, api: Api, tenant: Principal) -> None:
+        admin, old = api.caller(tenant), api.caller(tenant)
+        with streams.socket(old) as socket:
+            socket.subscribe(streams.ALL_UPDATES)
+            rotated = time.monotonic()
+            assert _rotate(admin, old.key_id, 0)["success"]
+            assert socket.closed() == 4403
+            assert time.monotonic() - rotated < 5
+
+    def test_what_has_ended_or_was_replaced_is_not_rotated(self, api: Api, tenant: Principal) -> None:
+        admin = api.caller(tenant)
+        rotated, revoked, expired = (api.caller(tenant).key_id for _ in range(3))
+        assert _rotate(admin, rotated)["success"]
+        api.installation.rows("UPDATE api_keys SET revoked_at = now() WHERE id = %s", str(revoked))
+        api.installation.rows("UPDATE api_keys SET expires_at = now() WHERE id = %s", str(expired))
+        before = api.installation.rows("SELECT count(*) FROM api_keys")
+        for key, state in ((rotated, "ROTATED"), (revoked, "REVOKED"), (expired, "EXPIRED")):
+            answer = _rotate(admin, key)
+            assert (answer["secret"], answer["problem"]) == (None, {"code": "INVALID_STATE", "state": state})
+        assert api.installation.rows("SELECT count(*) FROM api_keys") == before
+
+    @pytest.mark.parametrize("seconds", [-1, 30 * 86_400 + 1])
+    def test_an_overlap_has_bounds(self, api: Api, tenant: Principal, seconds: int) -> None:
+        caller = api.caller(tenant)
+        problem = _rotate(caller, caller.key_id, seconds)["problem"]
+        assert problem == {"code": "BAD_USER_INPUT", "issues": [{"path": ["overlapSeconds"]}]}
+        assert caller.ask("{ apiKeys { nodes { expiresAt } } }")["apiKeys"]["nodes"] == [{"expiresAt": None}]
+
+    def test_nobody_rotates_a_key_that_can_do_more(self, api: Api, tenant: Principal) -> None:
+        powerful = api.caller(tenant)
+        narrow = api.caller(tenant, "keys:manage")
+        assert _rotate(narrow, powerful.key_id)["problem"] == {"code": "FORBIDDEN", "requiredScope": "*"}
+        assert powerful.post(WHO).status_code == 200
+        assert len(powerful.ask("{ apiKeys { nodes { id } } }")["apiKeys"]["nodes"]) == 2
+
+    def test_the_new_one_is_made_to_last_as_long(self, installation: Installation, tenant: Principal) -> None:
+        pepper = installation.settings.auth.key_pepper
+        end = datetime.now(UTC) + timedelta(days=10)
+        old = installation.write(tenant, keys.create, pepper, name="k", scopes=["*"], expires_at=end).key
+        installation.rows(
+            "UPDATE api_keys SET created_at = created_at - interval '9 d', expires_at = expires_at - interval '9 d'"
+            " WHERE id = %s",
+            str(old.id),
+        )
+        new = installation.write(tenant, keys.rotate, pepper, old.id, 7 * 86_400).key
+        assert new.expires_at is not None
+        assert abs(new.expires_at - end) < timedelta(minutes=1)
+        kept = installation.write(tenant, keys.get, old.id)
+        assert kept.expires_at == end - timedelta(days=9), "it ends no later than it would have"
+
+    def test_of_two_who_rotate_at_once_one_is_refused(self, installation: Installation, tenant: Principal) -> None:
+        pepper = installation.settings.auth.key_pepper
+        old = installation.write(tenant, keys.create, pepper, name="k", scopes=["*"]).key
+        installation.write(tenant, keys.rotate, pepper, old.id, 0)
+        with pytest.raises(InvalidState):
+            installation.write(tenant, keys.rotate, pepper, old.id, 0)
+        narrowed = replace(tenant, task_names=frozenset({"diagnostics.echo"}))
+        other = installation.write(tenant, keys.create, pepper, name="k", scopes=["*"]).key
+        with pytest.raises(Forbidden):
+            installation.write(narrowed, keys.rotate, pepper, other.id)
+
+
+class TestAddresses:
+    """A key that is for some addresses only."""
+
+    @pytest.mark.parametrize(
+        ("ranges", "inside", "outside"),
+        [
+            (["192.0.2.0/24"], ["192.0.2.7", "::ffff:192.0.2.7"], ["192.0.3.1", "2001:db8::1"]),
+            (["2001:db8::/32", "198.51.100.9"], ["2001:db8::7", "198.51.100.9"], ["2001:db9::1", "198.51.100.8"]),
+        ],
+    )
+    def test_it_is_taken_from_there_only(
+        self, api: Api, tenant: Principal, ranges: list[str], inside: list[str], outside: list[str]
+    ) -> None:
+        caller = api.caller(tenant, address_ranges=ranges)
+        for address in inside:
+            assert _from(caller, address).status_code == 200, address
+        unknown = _with(api, "tnt_live_" + "A" * 30 + "_" + keys._checksum("A" * 30)).post(WHO)
+        for address in (*outside, "nonsense"):
+            refused = _from(caller, address)
+            assert (refused.status_code, refused.json()) == (401, unknown.json()), address
+        assert caller.post(WHO).status_code == 401
+
+    def test_a_socket_from_elsewhere_is_not_let_in(self, api: Api, tenant: Principal) -> None:
+        elsewhere = api.caller(tenant, address_ranges=["192.0.2.0/24"])
+        with streams.socket(elsewhere, begun=False) as socket:
+            payload = {"authorization": f"Bearer {elsewhere.credential}"}
+            socket.send({"type": "connection_init", "payload": payload})
+            assert socket.closed() == 4401
+        with streams.socket(api.caller(tenant, address_ranges=["127.0.0.0/8"])) as socket:
+            socket.subscribe(WHO)
+            assert [answer["kind"] for answer in socket.updates("viewer")] == ["API_KEY"]
+
+    @pytest.mark.parametrize("wrong", [[], ["192.0.2.1/24"], ["192.0.2.0/33"], ["localhost"], [""], ["1"] * 101])
+    def test_what_is_no_range_is_named(self, installation: Installation, tenant: Principal, wrong: list[str]) -> None:
+        pepper = installation.settings.auth.key_pepper
+        with pytest.raises(InvalidInput) as refused:
+            installation.write(tenant, keys.create, pepper, name="k", scopes=["*"], address_ranges=wrong)
+        assert {issue.path[0] for issue in refused.value.issues} == {"addressRanges"}
+
+    def test_it_is_told_once_a_minute_and_never_in_the_request(self, api: Api, tenant: Principal) -> None:
+        caller = api.caller(tenant, address_ranges=["192.0.2.0/24"])
+        for _ in range(20):
+            assert caller.post(WHO).status_code == 401
+        assert caller.key_id is not None
+        key = ids.show("key", caller.key_id)
+        entry = ("API_KEY", key, key, {"why": "address", "address": "127.0.0.1"})
+        assert eventually(lambda: _refusals(api, tenant)) == [entry]
+        assert api.installation.rows("SELECT last_used_at FROM api_keys WHERE id = %s", str(caller.key_id)) != []
+
+
+class TestRefusals:
+    """What was ours and is refused is told in its tenant's log."""
+
+    def test_a_key_that_has_ended_is_told(self, api: Api, tenant: Principal) -> None:
+        revoked, expired = api.caller(tenant), api.caller(tenant)
+        api.installation.rows("UPDATE api_keys SET revoked_at = now() WHERE id = %s", str(revoked.key_id))
+        api.installation.rows("UPDATE api_keys SET expires_at = now() WHERE id = %s", str(expired.key_id))
+        for caller in (revoked, expired):
+            for _ in range(3):
+                assert caller.post(WHO).status_code == 401
+        eventually(lambda: len(_refusals(api, tenant)) == 2)
+        told = {actor: (kind, target, detail) for kind, actor, target, detail in _refusals(api, tenant)}
+        for caller, why in ((revoked, "revoked"), (expired, "expired")):
+            assert caller.key_id is not None
+            key = ids.show("key", caller.key_id)
+            assert told[key] == ("API_KEY", key, {"why": why, "address": "127.0.0.1"})
+            assert str(caller.credential) not in str(told)
+
+    def test_a_token_that_is_over_or_revoked_is_told_and_a_forged_one_is_nobodys(
+        self, api: Api, tenant: Principal, member: Callable[[str], tuple[UUID, str]]
+    ) -> None:
+        user, slug = member("ada@example.org")
+        tokens = _log_in(api, slug, "ada@example.org").json()
+        read = signing.read_access(api.installation.settings.auth, tokens["accessToken"])
+        auth = api.installation.settings.auth
+        over = signing.issue(auth.model_copy(update={"access_token_seconds": -20}), read.tenant, ids.new())
+        forger = auth.model_copy(update={"token_keys": {"k1": SecretStr("not-the-key-of-this-installation")}})
+        forged = signing.issue(forger, read.tenant, read.session)
+        api.installation.write(tenant, identity.close_login, read.session)
+        for token in (over, forged, tokens["accessToken"]):
+            assert _with(api, token).post(WHO).status_code == 401
+        eventually(lambda: len(_refusals(api, tenant)) == 2)
+        told = {(kind, actor[:4], detail["why"]) for kind, actor, _, detail in _refusals(api, tenant)}
+        assert told == {("USER", "ses_", "expired"), ("USER", "usr_", "revoked")}
+        assert ids.show("usr", user) in {actor for _, actor, _, _ in _refusals(api, tenant)}
+
+    def test_logins_are_told_and_refused_ones_too(
+        self, api: Api, tenant: Principal, member: Callable[[str], tuple[UUID, str]]
+    ) -> None:
+        user, slug = member("leslie@example.org")
+        tokens = _log_in(api, slug, "leslie@example.org").json()
+        for _ in range(3):
+            assert _log_in(api, slug, "leslie@example.org", "a wrong password").status_code == 401
+        assert _log_in(api, slug, "nobody@example.org").status_code == 401
+        who = ids.show("usr", user)
+        entry = ("USER", who, who, {"why": "password", "address": "127.0.0.1"})
+        assert eventually(lambda: _refusals(api, tenant, "login.refuse")) == [entry]
+        [(kind, actor, session, _)] = _refusals(api, tenant, "login.open")
+        assert (kind, actor) == ("USER", who)
+        for _ in range(2):
+            api.client.post(f"{api.url}/auth/logout", json={"refreshToken": tokens["refreshToken"]})
+        assert [target for _, _, target, _ in _refusals(api, tenant, "login.close")] == [session]
+        assert api.client.post(f"{api.url}/auth/refresh", json={"refreshToken": tokens["refreshToken"]}).is_error
+        assert [detail["why"] for *_, detail in eventually(lambda: _refusals(api, tenant))] == ["revoked"]
+
+    def test_a_refresh_token_that_comes_twice_is_told(
+        self, api: Api, tenant: Principal, member: Callable[[str], tuple[UUID, str]]
+    ) -> None:
+        _, slug = member("carol@example.org")
+        first = _log_in(api, slug, "carol@example.org").json()["refreshToken"]
+        second = api.client.post(f"{api.url}/auth/refresh", json={"refreshToken": first}).json()["refreshToken"]
+        third = api.client.post(f"{api.url}/auth/refresh", json={"refreshToken": second})
+        assert third.status_code == 200
+        assert api.client.post(f"{api.url}/auth/refresh", json={"refreshToken": first}).status_code == 401
+        assert len(_refusals(api, tenant, "login.reuse")) == 1
+
+
+def test_a_key_of_an_old_pepper_works_on_and_is_stored_anew(api: Api, tenant: Principal) -> None:
+    caller = api.caller(tenant)
+    stored = "SELECT secret_hash FROM api_keys WHERE id = %s"
+    before = api.installation.rows(stored, str(caller.key_id))
+    new = "a-new-pepper-for-tests-0123456789"
+    old = f'["{api.installation.settings.auth.key_pepper.get_secret_value()}"]'
+    with apis.running(
+        api.installation, "peppered", TENANTRY_AUTH__KEY_PEPPER=new, TENANTRY_AUTH__OLD_KEY_PEPPERS=old
+    ) as peppered:
+        assert Caller(peppered.url, peppered.client, caller.credential).post(WHO).status_code == 200
+        eventually(lambda: api.installation.rows(stored, str(caller.key_id)) != before)
+    with apis.running(api.installation, "without", TENANTRY_AUTH__KEY_PEPPER=new) as without:
+        assert Caller(without.url, without.client, caller.credential).post(WHO).status_code == 200
+        assert Caller(without.url, without.client, api.caller(tenant).credential).post(WHO).status_code == 401
+
+
+@pytest.fixture
+def member(api: Api, tenant: Principal) -> Callable[[str], tuple[UUID, str]]:
+    """Makes owners of the tenant: who they are, and the tenant's slug."""
+
+    def make(email: str) -> tuple[UUID, str]:
+        user = system.enroll(api.installation.settings, email, PASSWORD)
+        api.installation.write(tenant, identity.join, user, Role.OWNER)
+        [(slug,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
+        return user, str(slug)
+
+    return make
+
+
+def _log_in(api: Api, slug: str, email: str, password: str = PASSWORD) -> Any:
+    return api.client.post(f"{api.url}/auth/login", json={"tenant": slug, "email": email, "password": password})
