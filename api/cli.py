@@ -7,7 +7,7 @@ import sys
 import typer
 from sqlalchemy.exc import OperationalError
 
-from api.commands import audit, credentials, database, doctor, environment, lifecycle, limits, runs, tenants
+from api.commands import audit, credentials, database, doctor, environment, lifecycle, limits, plans, runs, tenants
 from tenants.errors import TenantryError
 
 app = typer.Typer(
@@ -21,18 +21,20 @@ for _name, _group in {
     "task": runs.task,
     "run": runs.run,
     "limits": limits.limits,
+    "plan": plans.plan,
     "audit": audit.audit,
     "credentials": credentials.credentials,
     "database": database.database,
     "schema": schema,
 }.items():
     app.add_typer(_group, name=_name)
+tenants.tenant.command("plan")(plans.assign_plan)
 app.command("login")(runs.login)
 app.command("migrate")(database.migrate)
 app.command("secrets")(environment.make_secrets)
 app.command("doctor")(doctor.doctor)
 
-_LISTS = {"--family", "--scope", "--task"}
+_LISTS = {"--address", "--family", "--scope", "--task"}
 
 
 @schema.command("export")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import cache
 
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
+
+from tenants.errors import Unavailable
 
 REQUESTS = Counter("tenantry_http_requests_total", "HTTP requests answered.", ["method", "route", "status"])
 SECONDS = Histogram(
@@ -18,6 +22,7 @@ SECONDS = Histogram(
 )
 SOCKETS = Gauge("tenantry_graphql_sockets", "Open WebSockets.")
 LOGINS = Counter("tenantry_logins_total", "Attempts to log in.", ["outcome"])
+ALARMS = Gauge("tenantry_quota_alarms", "Tenants that have used 80 % of a quota this month.", ["quota"])
 CREDENTIALS = Counter("tenantry_credentials_refused_total", "Access tokens, API keys and logins refused.", ["reason"])
 
 _requests = cache(REQUESTS.labels)
@@ -33,6 +38,20 @@ def observe(scope: Scope, status: int, seconds: float) -> None:
     _seconds(route).observe(seconds)
 
 
-async def show(_: Request) -> Response:
-    """`GET /metrics`."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+class Page:
+    """`GET /metrics`.
+
+    Args:
+        count_alarms: how many tenants have used 80 % of each quota.
+    """
+
+    def __init__(self, count_alarms: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
+        self._count_alarms = count_alarms
+
+    async def show(self, _: Request) -> Response:
+        """The figures of this process; and of the installation, as long as its database answers."""
+        ALARMS.clear()
+        with suppress(Unavailable):
+            for quota, tenants in (await self._count_alarms()).items():
+                ALARMS.labels(quota).set(tenants)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

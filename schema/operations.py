@@ -71,16 +71,6 @@ class Metrics:
 
 
 @strawberry.type
-class Usage:
-    period: str
-    runs: int
-    run_limit: int | None
-    worker_seconds: float
-    backlog: int
-    backlog_limit: int | None
-
-
-@strawberry.type
 class Query:
     @strawberry.field(extensions=[permissions.TENANT_READ])
     async def queues(self, info: Info) -> list[QueueStatus]:
@@ -116,4 +106,3 @@ class Query:
         ]
 
     metrics: Metrics = later.field(permissions.TENANT_READ, window=(MetricsWindow | None, MetricsWindow.HOUR))
-    usage: Usage = later.field(permissions.TENANT_READ)

@@ -9,7 +9,7 @@ from strawberry.extensions.field_extension import FieldExtension
 
 from schema.context import Info
 from tenants.context import ActorKind, Principal, Role
-from tenants.errors import TenantSuspended
+from tenants.errors import Forbidden, TenantSuspended
 
 
 class Rule(FieldExtension):
@@ -50,6 +50,15 @@ class Rule(FieldExtension):
         return await next_(source, info, **arguments)
 
 
+class OperatorRule(Rule):
+    """A rule that admits the installation's operators only."""
+
+    def check(self, info: Info) -> None:
+        super().check(info)
+        if info.context.caller.kind is not ActorKind.OPERATOR:
+            raise Forbidden("This is for the operators of the installation.")
+
+
 class Hidden(FieldExtension):
     """A field that reads as null for callers whom the condition does not admit.
 
@@ -85,6 +94,8 @@ MEMBERS_CHANGE = Rule("members:manage", "members:manage", changes=True)
 LIMITS_WRITE = Rule("limits:write", "limits:write", changes=True)
 TENANT_READ = Rule("tenant:read", "tenant:read")
 TENANT_WRITE = Rule("tenant:write", "tenant:write", changes=True)
+OPERATORS_READ = OperatorRule("operators, tenant:read", "tenant:read")
+OPERATORS_WRITE = OperatorRule("operators, tenant:write", "tenant:write", changes=True)
 AUDIT_READ = Rule("audit:read", "audit:read")
 ADMINS = Hidden("owners, administrators and operators", administers)
 

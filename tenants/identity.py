@@ -16,10 +16,11 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, db, ids, signing
+from tenants import audit, context, db, ids, quotas, signing
 from tenants.context import Role
 from tenants.errors import InvalidInput, InvalidState, Issue, NotFound, Unauthenticated
 from tenants.models import ApiKey, Identity, IdentityProvider, LoginSession, Membership, Tenant
+from tenants.quotas import Quota
 from tenants.settings import Auth, KeyRing
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}")
@@ -33,6 +34,8 @@ _TENANTS = text("SELECT * FROM tenants_of(:tenant, :login)")
 _FIND_SESSION = text("SELECT * FROM find_session(:tenant, :session)")
 
 _IS_OWNER = Membership.role == Role.OWNER.value
+MEMBERS = select(func.count(Membership.user_id))
+"""How many members there are."""
 _READS = frozenset({"runs:read", "schedules:read", "tenant:read"})
 
 
@@ -325,12 +328,14 @@ def join(session: Session, user: UUID, role: Role | None, custom: UUID | None = 
 
     Raises:
         InvalidState: the tenant would be left without an owner.
+        QuotaExceeded: the tenant has as many members as its plan has room for.
     """
     row = lock_member(session, user)
     before = None if row is None else shown_role(row.role, row.role_id)
     if role is not Role.OWNER:
         _keep_an_owner(session, row)
     if row is None:
+        quotas.take(session, Quota.MEMBERS, MEMBERS)
         row = Membership(user_id=user)
         session.add(row)
     row.role, row.role_id = None if role is None else role.value, custom

@@ -20,11 +20,12 @@ from pydantic import SecretStr
 from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from tenants import addresses, audit, context, db, ids, pages, signing
+from tenants import addresses, audit, context, db, ids, pages, quotas, signing
 from tenants.addresses import Range
 from tenants.errors import Forbidden, InvalidInput, InvalidState, Issue, NotFound, Unauthenticated
 from tenants.models import ApiKey
 from tenants.pages import Page
+from tenants.quotas import Quota
 from tenants.settings import Auth
 
 PREFIX = "tnt_live_"
@@ -55,10 +56,13 @@ _SHOWN_LENGTH = len(PREFIX) + 6
 _KEY = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_RANDOM_LENGTH}}})_([0-9A-Za-z]{{{_CHECK_LENGTH}}})")
 _LONGEST_NAME = 200
 _MOST_TASKS = 100
-_MOST_RANGES = 100
 _LONGEST_OVERLAP_SECONDS = 30 * 86_400
 _USE_INTERVAL = timedelta(minutes=1)
 _FIND = text("SELECT * FROM find_api_key(:hashes)")
+GOOD = select(func.count(ApiKey.id)).where(
+    ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
+)
+"""How many keys there are that have not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,11 @@ def create(
     Raises:
         InvalidInput: a value is wrong.
         Forbidden: its maker doesn't hold one of the scopes, or may not trigger one of the tasks.
+        QuotaExceeded: the tenant has as many good ones as its plan has room for.
     """
     _check(name, scopes, task_names, address_ranges, expires_at)
     _check_power(session, scopes, task_names)
+    quotas.take(session, Quota.KEYS, GOOD)
     made = _make(
         session,
         pepper,
@@ -308,26 +314,11 @@ def _check(
     for index, task in enumerate(task_names or ()):
         if not _TASK_NAME.fullmatch(task):
             issues.append(Issue(("taskNames", str(index)), "must be a full name, <family>.<task>"))
-    issues += _range_issues(address_ranges)
+    issues += addresses.wrong(address_ranges, "addressRanges")
     if expires_at is not None and expires_at <= datetime.now(UTC):
         issues.append(Issue(("expiresAt",), "must be in the future"))
     if issues:
         raise InvalidInput(f"{'.'.join(issues[0].path)} {issues[0].message}.", issues=issues)
-
-
-def _range_issues(given: Sequence[str] | None) -> list[Issue]:
-    if given is None:
-        return []
-    if not 1 <= len(given) <= _MOST_RANGES:
-        return [Issue(("addressRanges",), f"must be 1 to {_MOST_RANGES}, or left out")]
-    issues = []
-    for index, one in enumerate(given):
-        try:
-            addresses.read(one)
-        except ValueError:
-            message = "must be an address or a range, such as 192.0.2.0/24 or 2001:db8::/32, without bits behind it"
-            issues.append(Issue(("addressRanges", str(index)), message))
-    return issues
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import Identity as Numbered
 from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
+    Date,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -52,7 +55,9 @@ class Tenant(Base):
     slug: Mapped[str] = mapped_column(Text, unique=True)
     name: Mapped[str] = mapped_column(Text)
     timezone: Mapped[str] = mapped_column(Text, server_default="UTC")
-    plan: Mapped[str] = mapped_column(Text, server_default="standard")
+    plan: Mapped[str] = mapped_column(Text, ForeignKey("plans.name"), server_default="standard")
+    quotas: Mapped[dict[str, float | None]] = mapped_column(JSONB, server_default=text("'{}'"))
+    """Its own in place of the plan's; null where it has no limit although the plan has one."""
     sso_only: Mapped[bool] = mapped_column(server_default=text("false"))
     """Whether its members, but for owners, log in through an identity provider only."""
     suspended_at: Mapped[datetime | None] = mapped_column(Moment)
@@ -60,6 +65,46 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
     changed: Mapped[int] = mapped_column(Xid8, server_default=func.pg_current_xact_id())
     """The transaction that last changed what the dispatcher goes by: this row, a limit, a pause."""
+
+
+class Plan(Base):
+    """What tenants of a plan may use. The operators' table: others read it."""
+
+    __tablename__ = "plans"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    quotas: Mapped[dict[str, float | None]] = mapped_column(JSONB)
+    """By name; what is missing has no limit."""
+    changed_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
+
+
+class Usage(TenantRow, Base):
+    """What a tenant has used in a month; and whether it was told that it nears a quota."""
+
+    __tablename__ = "usage"
+    __table_args__ = (
+        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
+        Index("ix_usage_alarmed", "period", "kind", postgresql_where=text("alarmed_at IS NOT NULL")),
+    )
+
+    period: Mapped[date] = mapped_column(Date, primary_key=True)
+    """The first day of the month, in UTC."""
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    amount: Mapped[float] = mapped_column(Double, server_default=text("0"))
+    """Nothing for quotas of what there is and not of what is used up."""
+    alarmed_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class UsageEntry(TenantRow, Base):
+    """Something a tenant has used that has not been added to its figures yet. Without a reference, which costs."""
+
+    __tablename__ = "usage_entries"
+
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    period: Mapped[date] = mapped_column(Date, primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, Numbered(), primary_key=True)
+    amount: Mapped[float] = mapped_column(Double)
+    xid: Mapped[int] = mapped_column(Xid8, server_default=func.pg_current_xact_id())
 
 
 class TenantFamily(TenantRow, Base):

@@ -66,12 +66,22 @@ def create_key(
     name: Annotated[str, typer.Option(help="For people.")],
     scope: Annotated[list[str], typer.Option(help="What it may do, such as runs:write or *; several may be named.")],
     task: Annotated[list[str] | None, typer.Option(help="The only tasks it may trigger, by full name.")] = None,
+    address: Annotated[
+        list[str] | None, typer.Option(help="The only addresses it is taken from, such as 192.0.2.0/24.")
+    ] = None,
     state: State = None,
     as_json: Json = False,
 ) -> None:
     """Make an API key. Its secret is shown this once and never again."""
     settings = installation.settle(state)
     with installation.inside(settings, tenant, "tenantry key create") as session:
-        made = keys.create(session, settings.auth.key_pepper, name=name, scopes=scope, task_names=task or None)
+        made = keys.create(
+            session,
+            settings.auth.key_pepper,
+            name=name,
+            scopes=scope,
+            task_names=task or None,
+            address_ranges=address or None,
+        )
         value = {"id": ids.show("key", made.key.id), "secret": made.secret}
     terminal.answer(value, f"{value['secret']}\n(shown this once: keep it safe)", as_json=as_json)

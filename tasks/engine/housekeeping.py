@@ -17,6 +17,9 @@ from tenants.settings import Engine
 
 log = structlog.get_logger(__name__)
 _EVERY_SECONDS = 3600.0
+_USAGE_SECONDS = 1.0
+"""How often usage is added up: what a tenant has used since is counted anew for each run that its plan must have room
+for."""
 _AGAIN_SECONDS = 300.0
 """After a round that was cut short, or found a table in use."""
 _PARTITIONS_AHEAD_DAYS = 30
@@ -53,13 +56,13 @@ class Housekeeping:
         self._address = address
         self._engine = engine
         self._retention = timedelta(days=engine.retention_days)
-        self._next = 0.0
+        self._next = self._usage_next = 0.0
         self._effects_due = True
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Keep house from now on: every hour, for the first time at once."""
+        """Keep house from now on: every hour, for the first time at once; and add up usage, every second."""
         self.end()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._ended,), name="housekeeping", daemon=True)
@@ -75,14 +78,16 @@ class Housekeeping:
             self._thread.join(_END_SECONDS)
 
     def _run(self, ended: threading.Event) -> None:
-        while not ended.wait(max(0.0, self._next - time.monotonic())):
-            self._next = time.monotonic() + _AGAIN_SECONDS
-            ledger = Ledger(
-                self._address, self._engine, application="tenantry-housekeeping", answer_seconds=_ANSWER_SECONDS
-            )
-            if self._round(ledger, ended):
-                self._next = time.monotonic() + _EVERY_SECONDS
-            ledger.close()
+        ledger = Ledger(
+            self._address, self._engine, application="tenantry-housekeeping", answer_seconds=_ANSWER_SECONDS
+        )
+        while not ended.wait(max(0.0, min(self._next, self._usage_next) - time.monotonic())):
+            self._add_up(ledger)
+            if time.monotonic() >= self._next:
+                self._next = time.monotonic() + _AGAIN_SECONDS
+                if self._round(ledger, ended):
+                    self._next = time.monotonic() + _EVERY_SECONDS
+        ledger.close()
 
     def _round(self, ledger: Ledger, ended: threading.Event) -> bool:
         """Every step; one that fails does not keep the others from it.
@@ -102,13 +107,34 @@ class Housekeeping:
             if ended.is_set():
                 return False
             try:
-                whole &= _carry_out(step(ledger), ended)
+                whole &= self._carry_out(ledger, step(ledger), ended)
             except errors.LockNotAvailable:
                 log.info("housekeeping_put_off", step=step.__name__.strip("_"))
                 whole = False
             except Exception:
                 log.exception("housekeeping_failed", step=step.__name__.strip("_"))
         return whole
+
+    def _carry_out(self, ledger: Ledger, step: Portions, ended: threading.Event) -> bool:
+        """A step, resting after each portion as long as it took; whether it came to its end."""
+        started = time.monotonic()
+        for _ in step:
+            if ended.wait(time.monotonic() - started):
+                return False
+            self._add_up(ledger)
+            started = time.monotonic()
+        return True
+
+    def _add_up(self, ledger: Ledger) -> None:
+        """Add what tenants have used to their figures, when it is time; what is left at the next."""
+        if time.monotonic() < self._usage_next:
+            return
+        try:
+            full = ledger.call("SELECT fold_usage(%s)", _PORTION)[0][0] >= _PORTION
+            self._usage_next = time.monotonic() + (_USAGE_SECONDS / 10 if full else _USAGE_SECONDS)
+        except Exception:
+            log.exception("usage_not_added_up")
+            self._usage_next = time.monotonic() + 10 * _USAGE_SECONDS
 
     def _partitions(self, ledger: Ledger) -> Portions:
         return _until_none(ledger, "SELECT ensure_partitions(%s, 1)", _PARTITIONS_AHEAD_DAYS)
@@ -140,16 +166,6 @@ class Housekeeping:
             self._effects_due = bool(rows)
             place = rows[0] if rows else place
             yield
-
-
-def _carry_out(step: Portions, ended: threading.Event) -> bool:
-    """A step, resting after each portion as long as it took; whether it came to its end."""
-    started = time.monotonic()
-    for _ in step:
-        if ended.wait(time.monotonic() - started):
-            return False
-        started = time.monotonic()
-    return True
 
 
 def _until_none(ledger: Ledger, statement: str, *values: Any) -> Portions:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from tasks import registry
 from tasks.engine import documents
-from tenants import context, db, ids
+from tenants import context, db, ids, quotas
 from tenants.context import ActorKind
 from tenants.errors import (
     AmbiguousTask,
@@ -30,6 +30,7 @@ from tenants.errors import (
     TenantSuspended,
     UnknownTask,
 )
+from tenants.quotas import Quota
 
 _LONGEST_DELAY = timedelta(seconds=registry.LONGEST_WAIT_SECONDS)
 _LARGEST_ARGS = 128 * 1024
@@ -130,6 +131,9 @@ def refused(error: DBAPIError, rows: list[dict[str, Any]]) -> Exception:
         name, amount, waiting = orjson.loads(detail or "[]")
         message = f"The limit {name} lets {amount:g} runs wait, and {waiting} do: come back when some have started."
         return QuotaExceeded(message, limit_name=name, limit=amount, used=waiting)
+    if code == "TN006":
+        name, amount, used = orjson.loads(detail or "[]")
+        return quotas.exceeded(Quota(name), amount, used)
     if code == "TN005":
         drained = detail or "The tenant"
         return InvalidState(f"{drained} is drained: nothing new is accepted until it is resumed.", state="DRAINING")

@@ -162,6 +162,18 @@ TRIGGERS: dict[str, Callable[[Place], str]] = {
 """For a run, the row with its actor is the entry."""
 
 
+OPERATORS: dict[str, tuple[str, str, str]] = {
+    "setPlan": ("plan.set", "", '(name: "p", quotas: [{name: RUNS, limit: 7}])'),
+    "assignPlan": (
+        "plan.assign",
+        'setPlan(name: "q", quotas: []) { success }',
+        '(tenant: "$tenant", plan: "q", quotas: [{name: KEYS, limit: 7}])',
+    ),
+    "removePlan": ("plan.remove", 'setPlan(name: "r", quotas: []) { success }', '(name: "r")'),
+}
+"""What only operators change: the action, what must be done before, and the arguments."""
+
+
 @pytest.fixture
 def place(api: Api, hands: Hands, tenant: Principal) -> Place:
     return Place(api.caller(tenant), hands, tenant)
@@ -169,7 +181,7 @@ def place(api: Api, hands: Hands, tenant: Principal) -> Place:
 
 def test_every_mutation_is_one_of_these() -> None:
     there = {name.partition(".")[2] for name in ROOT if name.startswith("Mutation.") and name not in LATER}
-    assert there == CHANGES.keys() | TRIGGERS.keys()
+    assert there == CHANGES.keys() | TRIGGERS.keys() | OPERATORS.keys()
 
 
 def _entries(place: Place) -> list[tuple[Any, ...]]:
@@ -193,6 +205,22 @@ def test_a_change_is_told_once(place: Place, name: str) -> None:
     assert answer["success"], answer
     [(_, kind, actor, told)] = set(_entries(place)) - set(before)
     assert (kind, actor, told) == ("API_KEY", place.caller.actor, action)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_change_of_the_operators_is_told_once(api: Api, tenant: Principal, name: str) -> None:
+    action, before, arguments = OPERATORS[name]
+    operator = api.operator()
+    [(slug,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
+    if before:
+        operator.ask(f"mutation {{ {before} }}")
+    told = "SELECT actor_kind, actor, action FROM audit_entries WHERE actor = %s AND action = %s AND tenant_id <> %s"
+    operator.ask(f"mutation {{ {name}{arguments.replace('$tenant', slug)} {{ success message }} }}")
+    actor = operator.actor
+    assert api.installation.rows(told, actor, action, str(tenant.tenant)) == [("OPERATOR", actor, action)]
+    if name == "assignPlan":
+        of_the_tenant = "SELECT actor, target FROM audit_entries WHERE tenant_id = %s AND action = %s"
+        assert api.installation.rows(of_the_tenant, str(tenant.tenant), action) == [(actor, slug)]
 
 
 @pytest.mark.parametrize("name", TRIGGERS)

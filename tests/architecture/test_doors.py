@@ -23,6 +23,7 @@ TENANT_SETTERS = {"tenants/db.py"}
 CROSSERS = {
     "api/auth.py",
     "api/commands/lifecycle.py",
+    "api/commands/plans.py",
     "api/commands/tenants.py",
     "api/demo.py",
     "api/installation.py",

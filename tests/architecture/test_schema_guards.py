@@ -26,7 +26,6 @@ LATER = {
     "Query.schedule",
     "Query.schedulePreview",
     "Query.schedules",
-    "Query.usage",
     "Schedule.ticks",
 }
 """Fields of the contract that answer UNAVAILABLE. This list only shrinks."""

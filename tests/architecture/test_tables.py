@@ -15,6 +15,7 @@ CONDITION = (
 POLICIES_OF_NO_TENANT = {
     "alembic_version": set(),
     "dispatcher_leader": {"owner", "readable", "system"},
+    "plans": {"operators", "owner", "readable"},
     "refused_counts": {"owner", "readable", "system"},
     "refused_messages": {"owner", "system"},
     "tenants": {"owner", "system", "tenant"},
@@ -84,7 +85,14 @@ def test_the_app_login_has_no_second_policy_on_a_tenants_table(
     )
     assert {(table, policy) for table, policy in others} == {
         (table, "readable") for table, policies in POLICIES_OF_NO_TENANT.items() if "readable" in policies
-    }
+    } | {("plans", "operators")}
+
+
+def test_plans_are_changed_from_the_operators_tenant_only(installation: Installation) -> None:
+    [(using, check)] = installation.rows("SELECT qual, with_check FROM pg_policies WHERE policyname = 'operators'")
+    assert using == check
+    assert using.startswith("(( SELECT (NULLIF(current_setting('app.tenant_id'::text, true), ''::text))::uuid")
+    assert using.endswith("= '00000000-0000-7000-8000-000000000001'::uuid)")
 
 
 def test_tables_of_no_tenant_have_the_policies_listed_and_no_others(installation: Installation) -> None:

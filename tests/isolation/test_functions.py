@@ -179,6 +179,11 @@ def test_what_was_refused_stays_noted(installation: Installation, app: Ledger) -
         "DELETE FROM bulk_actions",
         "SELECT new_id()",
         "SELECT seal_audit(1)",
+        "SELECT fold_usage(1)",
+        "SELECT assign_plan('theirs', 'standard', '{}', gen_random_uuid(), 'OPERATOR', 'me')",
+        "INSERT INTO plans (name, quotas) VALUES ('mine', '{}')",
+        "UPDATE usage SET amount = 0",
+        "DELETE FROM usage_entries",
         "UPDATE audit_entries SET action = 'nothing'",
         "DELETE FROM audit_entries",
         "INSERT INTO audit_entries (id, actor_kind, actor, action, detail, position)"

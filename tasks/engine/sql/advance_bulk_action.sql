@@ -5,7 +5,7 @@
 -- Returns the changes of state.
 --   done    what was cancelled or told to stop; what was retried
 --   failed  what could not be: it had ended, or had not; it had been retried; it is gone; its family is off, its tenant
---           suspended, its task or its tenant drained
+--           suspended, its task or its tenant drained, a quota used up
 CREATE OR REPLACE FUNCTION advance_bulk_action(p_shard text, p_epoch bigint, p_limit int, p_bytes bigint, p_step interval)
 RETURNS TABLE (tenant_id uuid, run_id uuid, queue text, state text, sequence int, attempt int, at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -17,6 +17,8 @@ DECLARE
   v_told uuid[];
   v_later uuid[];
   v_over boolean;
+  v_quotas jsonb;
+  v_room double precision;
   v_stopping int := 0;
   v_done int;
 BEGIN
@@ -38,6 +40,15 @@ BEGIN
         LEFT JOIN runs r ON r.tenant_id = v_action.tenant_id AND r.id = u.id
       ) w
       WHERE w.place = 1 OR coalesce(w.bytes, 0) <= p_bytes ORDER BY w.place);
+    v_quotas := quotas_of(v_action.tenant_id);
+    IF v_quotas ?| ARRAY['runs', 'backlog'] THEN
+      SELECT a.room INTO v_room FROM admit_runs(v_action.tenant_id, cardinality(v_action.runs), v_quotas, false) a;
+      IF v_room IS NULL THEN -- Somebody holds the quota: another turn.
+        UPDATE bulk_actions a SET advanced_at = clock_timestamp()
+        WHERE a.tenant_id = v_action.tenant_id AND a.id = v_action.id;
+        RETURN;
+      END IF;
+    END IF;
   END IF;
   v_held := ARRAY(SELECT r.id FROM runs r WHERE r.tenant_id = v_action.tenant_id AND r.id = ANY (v_action.runs)
                   FOR UPDATE SKIP LOCKED);
@@ -74,6 +85,7 @@ BEGIN
                     WHERE f.tenant_id = r.tenant_id AND f.family = split_part(r.task, '.', 1))
         AND NOT EXISTS (SELECT FROM pauses p
                         WHERE p.tenant_id = r.tenant_id AND p.draining AND p.task IN ('', r.task))
+      LIMIT CASE WHEN v_room < 'Infinity' THEN greatest(v_room, 0)::bigint END
     ), retried AS (
       UPDATE runs r SET retried_by = o.retry FROM origin o WHERE r.tenant_id = o.tenant_id AND r.id = o.id
     ), accepted AS (
@@ -91,6 +103,9 @@ BEGIN
     SELECT n.*, v_now FROM accepted n;
   END IF;
   GET DIAGNOSTICS v_done = ROW_COUNT;
+  IF v_action.kind = 'RETRY' AND v_done > 0 THEN
+    PERFORM count_usage(v_action.tenant_id, 'runs', v_done);
+  END IF;
   v_done := v_done + v_stopping;
   v_later := ARRAY(SELECT r.id FROM runs r WHERE r.tenant_id = v_action.tenant_id AND r.id = ANY (v_action.runs)
                    AND r.id <> ALL (v_held));

@@ -64,6 +64,7 @@ BEGIN
   WHERE r.tenant_id = p_tenant AND r.id = p_run
   RETURNING r.* INTO v_run;
   PERFORM record_event(p_tenant, p_run, v_run.sequence, v_run.state, v_run.attempt, p_note);
+  PERFORM count_usage(p_tenant, 'workerSeconds', v_run.worker_seconds - v_before.worker_seconds);
   DELETE FROM run_leases l
   WHERE l.tenant_id = p_tenant AND l.run_id = p_run AND l.fence = p_fence AND l.expires_at > clock_timestamp();
   IF NOT FOUND THEN

@@ -4,6 +4,7 @@
 --   TN002 the tenant is suspended       TN003 the family is not enabled (detail: its name)
 --   TN004 more would wait than a limit allows (detail: its name, amount and how many wait, as a JSON list)
 --   TN005 the tenant or the task is drained (detail: the task, nothing for the tenant)
+--   TN006 a quota of the tenant has no room for them (detail: its name, its limit and what is used, as a JSON list)
 CREATE OR REPLACE FUNCTION trigger_runs(
   p_tenant uuid, p_actor_kind text, p_actor text, p_runs jsonb, p_idempotency interval, p_step interval
 ) RETURNS SETOF runs LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
@@ -12,6 +13,12 @@ DECLARE
   v_suspended timestamptz;
   v_families text[];
   v_drained text[];
+  v_quotas jsonb;
+  v_quota text;
+  v_room double precision;
+  v_most double precision;
+  v_used double precision;
+  v_number int;
   v_limited boolean;
   v_in record;
   v_key idempotency_keys;
@@ -21,11 +28,15 @@ DECLARE
 BEGIN
   PERFORM set_config('app.tenant_id', p_tenant::text, true), pg_advisory_xact_lock_shared(tenant_lock(p_tenant));
   SELECT t.suspended_at, ARRAY(SELECT f.family FROM tenant_families f WHERE f.tenant_id = p_tenant),
-         ARRAY(SELECT p.task FROM pauses p WHERE p.tenant_id = p_tenant AND p.draining)
-    INTO v_suspended, v_families, v_drained
-  FROM tenants t WHERE t.id = p_tenant;
+         ARRAY(SELECT p.task FROM pauses p WHERE p.tenant_id = p_tenant AND p.draining), l.quotas || t.quotas
+    INTO v_suspended, v_families, v_drained, v_quotas
+  FROM tenants t JOIN plans l ON l.name = t.plan WHERE t.id = p_tenant;
   IF NOT FOUND OR v_suspended IS NOT NULL THEN
     RAISE EXCEPTION 'tenant suspended' USING ERRCODE = 'TN002';
+  END IF;
+  IF v_quotas ?| ARRAY['runs', 'backlog'] THEN
+    SELECT a.quota, a.room, a.amount, a.taken INTO v_quota, v_room, v_most, v_used
+    FROM admit_runs(p_tenant, jsonb_array_length(p_runs), v_quotas, true) a;
   END IF;
   -- Who triggers under a backlog limit follows who did before: neither may overlook the other's runs.
   PERFORM 1 FROM limits WHERE tenant_id = p_tenant AND kind = 'BACKLOG' ORDER BY id FOR NO KEY UPDATE;
@@ -65,6 +76,14 @@ BEGIN
     END IF;
     v_new := v_new || v_run;
   END LOOP;
+  v_number := cardinality(array_remove(v_new, NULL));
+  IF v_number > 0 AND v_number > v_room THEN
+    RAISE EXCEPTION 'quota used up' USING ERRCODE = 'TN006',
+      DETAIL = jsonb_build_array(v_quota, v_most, v_used)::text;
+  END IF;
+  IF v_number > 0 THEN
+    PERFORM count_usage(p_tenant, 'runs', v_number);
+  END IF;
   IF v_earlier <> '{}' THEN
     RETURN QUERY SELECT * FROM runs WHERE tenant_id = p_tenant AND id = ANY (v_earlier);
   END IF;
