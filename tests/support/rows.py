@@ -85,6 +85,8 @@ def _value(kind: str) -> Any:
             return False
         case "jsonb":
             return extras.Json({})
+        case "bytea":
+            return b"x"
         case "text[]":
             return ["x"]
         case "uuid[]":
