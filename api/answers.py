@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -20,6 +21,7 @@ _STATUS = {
     "RATE_LIMITED": 429,
     "UNAVAILABLE": 503,
     "BAD_USER_INPUT": 400,
+    "PERSISTED_QUERY_NOT_FOUND": 200,  # As Apollo's server answers: it is no failure, but a part of the protocol.
 }
 
 
@@ -38,8 +40,8 @@ def failure(status: int, code: str, message: str, **extensions: Any) -> Json:
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """The header that says when to come back: in whole seconds, and never at once."""
-    return {"Retry-After": str(max(1, round(seconds)))}
+    """The header that says when to come back: in whole seconds, and never too early."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def refusal(error: TenantryError) -> Json:

@@ -23,8 +23,10 @@ from starlette.staticfiles import StaticFiles
 from api import health, metrics
 from api.accounts import Accounts
 from api.auth import Authenticator
+from api.documents import Documents
 from api.graphql import View
 from api.health import Readiness
+from api.limits import Limits
 from api.logins import Logins
 from api.middleware import Envelope
 from api.oidc import Oidc
@@ -53,15 +55,20 @@ def create() -> Starlette:
         current = settings.load()
         _check(current)
         _check_login(current)
+        application = assemble(current)
     except Misconfigured as error:
         raise SystemExit(error.message) from None
     log.configure(current)
     _take_over_logs()
-    return assemble(current)
+    return application
 
 
 def assemble(current: Settings) -> Starlette:
-    """The application with these settings."""
+    """The application with these settings.
+
+    Raises:
+        Misconfigured: a file that they name can't be read.
+    """
     database = AsyncDatabase(current.database)
     bells = Bells(current)
     hub = Hub(current)
@@ -69,7 +76,9 @@ def assemble(current: Settings) -> Starlette:
     proofs = Proofs()
     client = publish.connect_async(current.redis.api_address, timeout_seconds=current.redis.timeout_seconds)
     stopping = asyncio.Event()
-    view = View(current, authenticator, hub, stopping)
+    limits = Limits(current.api, client)
+    documents = Documents(current.api)
+    view = View(current, authenticator, hub, limits, documents, stopping)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -84,6 +93,7 @@ def assemble(current: Settings) -> Starlette:
         await authenticator.close()
         proofs.close()
         await bells.close()
+        await limits.close()
         await client.aclose()
         await database.close()
 
@@ -97,9 +107,9 @@ def assemble(current: Settings) -> Starlette:
             *Logins(current, authenticator, proofs).routes(),
             *Accounts(current, authenticator, proofs).routes(),
             *Oidc(current, authenticator).routes(),
-            Mount("/static", StaticFiles(directory=FOLDER)),
+            *_pages(current),
         ],
-        middleware=[Middleware(Envelope, body_bytes=current.api.bulk_body_bytes), *_cors(current)],
+        middleware=[Middleware(Envelope, settings=current.api, limits=limits), *_cors(current)],
         lifespan=lifespan,
     )
 
@@ -135,6 +145,11 @@ def _take_over_logs() -> None:
         server.handlers.clear()
         server.propagate = True
     logging.getLogger("uvicorn.access").disabled = True
+
+
+def _pages(current: Settings) -> list[Mount]:
+    """What the page for browsers is made of, where there is one."""
+    return [Mount("/static", StaticFiles(directory=FOLDER))] if current.environment == "development" else []
 
 
 def _cors(current: Settings) -> list[Middleware]:

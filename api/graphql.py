@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from typing import Any, NoReturn, cast
+from uuid import UUID
 
 import orjson
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
@@ -16,17 +17,21 @@ from starlette.types import Scope as AsgiScope
 from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
+from strawberry.http.base import BaseRequestProtocol
 from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
+from strawberry.types import ExecutionResult, SubscriptionExecutionResult
 
-from api import answers, auth
+from api import answers, auth, limits
 from api.auth import Authenticator
+from api.documents import Documents
+from api.limits import Limits
 from api.middleware import request_id
-from api.sockets import Socket, SocketHandler
+from api.sockets import Places, Socket, SocketHandler
 from api.static import GRAPHIQL
 from schema import guards, root
 from schema.context import Context
 from tasks.engine.streams import Hub
-from tenants.errors import TenantryError, Unauthenticated, Unavailable
+from tenants.errors import RateLimited, TenantryError, Unauthenticated, Unavailable
 from tenants.settings import Settings
 
 QUERY_BYTES = 64 * 1024
@@ -53,13 +58,23 @@ class View(GraphQL[Context, None]):
         settings: of this installation.
         authenticator: verifies credentials.
         hub: the live updates of this process.
+        limits: what callers may use up.
+        documents: what clients may ask for by its hash.
         stopping: set once this process is to end.
     """
 
     graphql_transport_ws_handler_class = SocketHandler
     websocket_adapter_class = Socket
 
-    def __init__(self, settings: Settings, authenticator: Authenticator, hub: Hub, stopping: asyncio.Event) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        authenticator: Authenticator,
+        hub: Hub,
+        limits: Limits,
+        documents: Documents,
+        stopping: asyncio.Event,
+    ) -> None:
         development = settings.environment == "development"
         super().__init__(
             root.build(introspection=development),
@@ -72,6 +87,10 @@ class View(GraphQL[Context, None]):
         self.settings = settings
         self.authenticator = authenticator
         self._hub = hub
+        self._limits = limits
+        self._documents = documents
+        self.strangers: Places[str] = Places(settings.api.sockets_per_address)
+        self.members: Places[UUID] = Places(settings.api.sockets_per_tenant)
         self._stopping = stopping
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -89,7 +108,8 @@ class View(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """The request's context. A refused credential is told where a field needs one; on a socket, at its start."""
-        context = Context(request_id=request_id(request.scope), settings=self.settings, hub=self._hub)
+        stranger = self._limits.strangers.of(limits.address(request.scope))
+        context = Context(request_id(request.scope), self.settings, self._hub, stranger)
         if isinstance(request, WebSocket):
             return context
         try:
@@ -106,17 +126,40 @@ class View(GraphQL[Context, None]):
 
         Raises:
             Unauthenticated, Unavailable: as `Authenticator.verify`.
+            RateLimited: the caller sends too many requests.
         """
         credential = await self.authenticator.verify(text, auth.client_address(connection))
+        context.budget = self._limits.admit(credential.principal)
         context.scope = self.authenticator.scope(credential.principal)
         context.suspended = credential.suspended
 
-    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData | list[GraphQLRequestData]:
-        data = await super().parse_http_body(request)
-        size = 0 if request.method == "GET" else len(await request.get_body())
-        if isinstance(data, GraphQLRequestData) and (refusal := self.too_large(data.query, size)):
+    def should_render_graphql_ide(self, request: BaseRequestProtocol) -> bool:
+        return "extensions" not in request.query_params and super().should_render_graphql_ide(request)
+
+    async def execute_operation(
+        self,
+        request: Request,
+        request_adapter: AsyncHTTPRequestAdapter,
+        request_data: GraphQLRequestData | list[GraphQLRequestData],
+        context: Context,
+        root_value: None,
+        sub_response: Response,
+    ) -> ExecutionResult | list[ExecutionResult] | SubscriptionExecutionResult:
+        data = cast("GraphQLRequestData", request_data)  # Lists are refused before.
+        data.query = self.find_document(context, data.query, data.extensions)
+        size = 0 if request.method == "GET" else len(await request_adapter.get_body())
+        if refusal := self.too_large(data.query, size):
             raise HTTPException(413, refusal)
-        return data
+        return await super().execute_operation(request, request_adapter, data, context, root_value, sub_response)
+
+    def find_document(self, context: Context, query: str | None, extensions: dict[str, Any] | None) -> str | None:
+        """The text of an operation, which may be asked for by its hash.
+
+        Raises:
+            NotPersisted, InvalidInput, Forbidden: as `Documents.find`.
+        """
+        tenant = None if context.scope is None else context.scope.principal.tenant
+        return self._documents.find(tenant, query, extensions)
 
     def too_large(self, query: str | None, size: int) -> str | None:
         """Why a request is too large, or None. Only a bulk trigger may be larger than others.
@@ -141,7 +184,11 @@ class View(GraphQL[Context, None]):
         return orjson.loads(data)
 
     def encode_json(self, data: object) -> str:
-        return orjson.dumps(data).decode()
+        """An answer or a frame as text; one that is too large is replaced by an error that says so."""
+        encoded = orjson.dumps(data)
+        if len(encoded) > self.settings.api.answer_bytes:
+            encoded = orjson.dumps(_too_long(cast("dict[str, Any]", data), self.settings.api.answer_bytes))
+        return encoded.decode()
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
         return _STANDARD if _STANDARD_TYPE in request.headers.get("accept", "") else _USUAL
@@ -162,6 +209,8 @@ class View(GraphQL[Context, None]):
         if answer.get("data") is None and errors:
             if "UNAUTHENTICATED" in codes:
                 status, headers = 401, {"WWW-Authenticate": "Bearer"}
+            elif "RATE_LIMITED" in codes and waits:
+                status, headers = 429, answers.retry_after(max(waits))
             elif "UNAVAILABLE" in codes and waits:
                 status, headers = 503, answers.retry_after(max(waits))
             elif all("path" not in error for error in errors):
@@ -183,7 +232,16 @@ class View(GraphQL[Context, None]):
         if GRAPHQL_TRANSPORT_WS_PROTOCOL not in scope["subprotocols"]:
             await socket.close()  # Before it was accepted: the handshake is answered with 403.
             return
-        await self.run(socket)
+        leave = self.strangers.take(limits.address(scope))
+        if leave is None:
+            refusal = RateLimited("Too many sockets: wait a moment.", retry_after_seconds=_INIT_SECONDS)
+            await socket.send_denial_response(answers.refusal(refusal))
+            return
+        scope["introduced"] = leave
+        try:
+            await self.run(socket)
+        finally:
+            leave()
 
     async def _end(self, text: str) -> NoReturn:
         """Wait until a stream over HTTP must end."""
@@ -197,6 +255,12 @@ class View(GraphQL[Context, None]):
         finally:
             watch.cancel()
             stop.cancel()
+
+
+def _too_long(answer: dict[str, Any], most: int) -> dict[str, Any]:
+    message = f"The answer has more than {most} bytes: ask for less at once. What was changed stands."
+    instead = {"data": None, "errors": [{"message": message, "extensions": {"code": "BAD_USER_INPUT"}}]}
+    return {**answer, "payload": instead} if "payload" in answer else instead
 
 
 def _is_bulk(query: str) -> bool:

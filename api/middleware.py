@@ -1,4 +1,4 @@
-"""Around every request: its id, the security headers, the limit of its body, and masked failures."""
+"""Around every request: its id, its host and address, the security headers, the limit of its body, masked failures."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from api import answers, metrics
+from api.limits import OPEN, Limits
 from schema.errors import MASKED
+from tenants.errors import RateLimited
+from tenants.settings import Api
 
 log = structlog.get_logger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -42,12 +48,15 @@ class Envelope:
 
     Args:
         app: what it wraps.
-        body_bytes: the largest body of any request.
+        settings: of the edge.
+        limits: how many requests may come from where.
     """
 
-    def __init__(self, app: ASGIApp, *, body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Api, limits: Limits) -> None:
         self._app = app
-        self._body_bytes = body_bytes
+        self._body_bytes = settings.bulk_body_bytes
+        self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
@@ -56,12 +65,26 @@ class Envelope:
         scope["request_id"] = _given_id(scope) or secrets.token_hex(16)
         # Each request is a task of its own, and so has a context of its own.
         structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
+        refusal = self._refuse(scope)
         if scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            await self._serve(refusal or self._app, scope, receive, send)
+        elif refusal is not None:
+            await WebSocket(scope, receive, send).send_denial_response(refusal)
         else:
             await self._app(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _refuse(self, scope: Scope) -> Response | None:
+        """The answer to a request that is not looked at any further."""
+        host = _HOST.fullmatch(_header(scope, b"host").decode("latin-1").lower())
+        if host is None or (self._hosts and host[1] not in self._hosts and not scope["path"].startswith(OPEN)):
+            return answers.failure(400, "BAD_USER_INPUT", "This server does not answer to this Host.")
+        try:
+            self._limits.meet(scope)
+        except RateLimited as error:
+            return answers.refusal(error)
+        return None
+
+    async def _serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         status = 0
 
@@ -77,7 +100,7 @@ class Envelope:
             if _declared(scope) > self._body_bytes:
                 await _too_large(self._body_bytes)(scope, receive, answer)
             else:
-                await self._app(scope, body.receive, answer)
+                await app(scope, body.receive, answer)
         except _TooLarge:
             await _too_large(self._body_bytes)(scope, receive, answer)
         except Exception:

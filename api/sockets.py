@@ -6,8 +6,9 @@ Source: the protocol's own description, https://github.com/enisdenjo/graphql-ws/
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, cast
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Hashable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from starlette.websockets import WebSocketState
 from strawberry.asgi import ASGIWebSocketAdapter
@@ -17,18 +18,47 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
     ConnectionInitMessage,
     Message,
     SubscribeMessage,
+    SubscribeMessagePayload,
 )
 
 from api import auth, metrics
 from schema import errors
 from schema.context import Context
-from tenants.errors import InvalidInput, TenantryError, Unauthenticated, Unavailable
+from tenants.errors import InvalidInput, RateLimited, TenantryError, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from api.graphql import View
 
-_REVOKED, _EXPIRED, _AGAIN, _TOO_BIG = 4401, 4403, 1013, 1009
+_REVOKED, _EXPIRED, _AGAIN, _TOO_BIG, _IDLE = 4401, 4403, 1013, 1009, 1000
+K = TypeVar("K", bound=Hashable)
 _LONGEST_ID = 200
+
+
+class Places(Generic[K]):
+    """How many sockets each of many has open, and may have.
+
+    Args:
+        most: how many one may have.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: Counter[K] = Counter()
+
+    def take(self, key: K) -> Callable[[], None] | None:
+        """Take a place; what gives it back, once. None: all are taken."""
+        if self._taken[key] >= self._most:
+            return None
+        self._taken[key] += 1
+        held = [key]
+
+        def leave() -> None:
+            if held:
+                self._taken[held.pop()] -= 1
+                if not self._taken[key]:
+                    del self._taken[key]
+
+        return leave
 
 
 class Socket(ASGIWebSocketAdapter):
@@ -67,6 +97,10 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
 
     _text = ""
     _watch: asyncio.Task[None] | None = None
+    _leave: Callable[[], None] | None = None
+    _used = 0.0
+    """When something last ran here, by the loop's clock."""
+    _idle: asyncio.TimerHandle | None = None
 
     async def handle(self) -> None:
         """Serve the socket until it closes."""
@@ -83,9 +117,10 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
         """Start an operation for whom the credential speaks now, which may be less than when the socket was opened."""
         if self.connection_acknowledged:
+            self._used = asyncio.get_running_loop().time()
             try:
-                self._refuse_too_large(message)
                 await self._admit()
+                self._find_document(message["payload"])
             except Unauthenticated as refusal:
                 await self._close(refusal.reason)
                 return
@@ -106,14 +141,22 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         except Unauthenticated as refusal:
             await self._close(refusal.reason)
             return
-        except Unavailable:
+        except (Unavailable, RateLimited):
             await self.websocket.close(_AGAIN, "Try again later")
             return
+        if not self._take_place():
+            await self.websocket.close(_AGAIN, "Too many sockets")
+            return
         await super().handle_connection_init(message)
+        self._wait_for_use()
         self._watch = asyncio.create_task(self._end_with_credential())
 
     async def shutdown(self) -> None:
         """End what runs for this socket."""
+        if self._leave is not None:
+            self._leave()
+        if self._idle is not None:
+            self._idle.cancel()
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait({self._watch})
@@ -132,10 +175,39 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         assert text is not None
         return text
 
-    def _refuse_too_large(self, message: SubscribeMessage) -> None:
-        size = cast("Socket", self.websocket).last_size
-        if refusal := cast("View", self.view).too_large(message["payload"]["query"], size):
+    def forget_id(self, id: str) -> None:
+        """Note that an operation has ended."""
+        self._used = asyncio.get_running_loop().time()
+        super().forget_id(id)
+
+    def _take_place(self) -> bool:
+        """Take one of the tenant's places instead of one of the address's."""
+        self._leave = cast("View", self.view).members.take(self.context.caller.tenant)
+        if self._leave is not None:
+            cast("Socket", self.websocket).ws.scope["introduced"]()
+        return self._leave is not None
+
+    def _wait_for_use(self) -> None:
+        """Close the socket once nothing has run on it for a while; ping and pong are no use."""
+        loop = asyncio.get_running_loop()
+        longest = cast("View", self.view).settings.api.idle_socket_seconds
+        if self._idle is None or self.operations:
+            self._used = loop.time()
+        left = self._used + longest - loop.time()
+        if left > 0:
+            self._idle = loop.call_later(left, self._wait_for_use)
+        else:
+            self._closing = loop.create_task(self.websocket.close(_IDLE, "Idle"))
+
+    def _find_document(self, payload: SubscribeMessagePayload) -> None:
+        """Put the text of the operation in the place of its hash, and refuse what is too large."""
+        view = cast("View", self.view)
+        query = view.find_document(self.context, payload.get("query"), payload.get("extensions"))
+        if query is None:
+            raise InvalidInput("The payload must have a query.")
+        if refusal := view.too_large(query, cast("Socket", self.websocket).last_size):
             raise InvalidInput(refusal)
+        payload["query"] = query
 
     async def _end_with_credential(self) -> None:
         await self._close(await cast("View", self.view).authenticator.watch(self._text))
@@ -169,8 +241,10 @@ def _bad_id(message: dict[str, Any]) -> str | None:
 
 
 def _bad_operation(payload: object) -> str | None:
-    if not isinstance(payload, dict) or not isinstance(payload.get("query"), str):
+    if not isinstance(payload, dict) or not isinstance(payload.get("query", ""), str):
         return "The payload must be an object with a query"
+    if "query" not in payload and not payload.get("extensions"):
+        return "The payload must have a query, or its hash"
     if not isinstance(payload.get("operationName"), (str, type(None))):
         return "operationName must be text"
     for name in ("variables", "extensions"):

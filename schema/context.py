@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 import strawberry
 
 from schema.loaders import Loaders
+from tenants.buckets import Bucket
 from tenants.context import Principal, Scope
 from tenants.errors import Unauthenticated
 from tenants.settings import Settings
@@ -37,6 +38,7 @@ class Context:
     request_id: str
     settings: Settings
     hub: Hub
+    budget: Bucket
     scope: Scope | None = None
     suspended: bool = False
     end: Callable[[], Coroutine[None, None, NoReturn]] | None = None

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MASKED = "Something went wrong on our side."
+_HINT = " Did you mean "
+"""Before the names that are near, which tell of the schema. Strawberry leaves out those of fields only."""
 
 
 class AsProblem(FieldExtension):
@@ -96,6 +98,8 @@ class Masked(MaskErrors):
 
     def anonymise_error(self, error: GraphQLError) -> GraphQLError:
         """The error as the client may see it; also for each result of a stream."""
+        if self.execution_context.schema.config.disable_field_suggestions:
+            error.message = error.message.partition(_HINT)[0]
         original = error.original_error
         if isinstance(original, errors.TenantryError) and not isinstance(original, errors.Misconfigured):
             return _replaced(error, original.message, extensions(original))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -16,17 +16,13 @@ from graphql import (
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
-    GraphQLField,
     GraphQLSchema,
     InlineFragmentNode,
-    IntValueNode,
-    NamedTypeNode,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     SelectionSetNode,
     StringValueNode,
     ValidationRule,
-    get_named_type,
     parse,
     specified_rules,
 )
@@ -35,35 +31,34 @@ from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import validate_document
 from strawberry.types import ExecutionContext
 
-from tenants import pages
+from schema import costs
+from schema.costs import Cost
+from tenants.buckets import Bucket
+from tenants.errors import RateLimited
 
 DEPTH = 10
 ALIASES = 30
 DIRECTIVES = 50
 FIELDS = 1000
 REPEATS = 200
-ROWS = 20_000
 TOKENS = 2000
 CACHED = 1024
 _NULL = "\0"
-_PAGE = 50
-"""The largest page of a field that is asked without a number."""
 
 
 class Shape(ValidationRule):
-    """Depth, aliases, fields and rows of each operation, its fragments counted as often as they are spread.
+    """Depth, aliases and fields of each operation, its fragments counted as often as they are spread.
 
     Measured before any other rule looks at the document, and its end: comparing fields of one name, pair by pair, costs
     the square of their number.
     """
 
     def enter_document(self, node: DocumentNode, *_: Any) -> None:
-        measure = _Measure(self.context.schema, self.context.document)
+        measure = _Measure(self.context.document)
         for definition in node.definitions:
             if isinstance(definition, OperationDefinitionNode):
-                root = self.context.schema.get_root_type(definition.operation)
-                found = measure.of(definition.selection_set, root, frozenset())
-                for value, most, unit in zip(found, (DEPTH, ALIASES, FIELDS, ROWS), _UNITS, strict=True):
+                found = measure.of(definition.selection_set, frozenset())
+                for value, most, unit in zip(found, (DEPTH, ALIASES, FIELDS), _UNITS, strict=True):
                     if value > most:
                         raise ValidationAbortedError(f"The operation has more than {most} {unit}.", definition)
             elif isinstance(definition, FragmentDefinitionNode):
@@ -72,15 +67,14 @@ class Shape(ValidationRule):
             raise ValidationAbortedError(f"The document asks for one name more than {REPEATS} times.", node)
 
 
-_UNITS = ("levels", "aliases", "fields", "rows at worst")
-_Size = tuple[int, int, int, int]
+_UNITS = ("levels", "aliases", "fields")
+_Size = tuple[int, int, int]
 
 
 class _Measure:
     """Measures each fragment once and adds its measure wherever it is spread."""
 
-    def __init__(self, schema: GraphQLSchema, document: DocumentNode) -> None:
-        self._schema = schema
+    def __init__(self, document: DocumentNode) -> None:
         self._fragments = {
             definition.name.value: definition
             for definition in document.definitions
@@ -90,52 +84,33 @@ class _Measure:
         self.names: Counter[str] = Counter()
         """How often each name stands in the measured selections."""
 
-    def of(self, selection: SelectionSetNode | None, parent: object, within: frozenset[str]) -> _Size:
-        depth = aliases = fields = rows = 0
+    def of(self, selection: SelectionSetNode | None, within: frozenset[str]) -> _Size:
+        depth = aliases = fields = 0
         for node in () if selection is None else selection.selections:
             if isinstance(node, FragmentSpreadNode):
                 inner = self.fragment(node.name.value, within)
             elif isinstance(node, FieldNode):
-                inner = self._field(node, parent, within)
+                inner = self._field(node, within)
             else:
-                inline = cast("InlineFragmentNode", node)
-                inner = self.of(inline.selection_set, self._type(inline.type_condition, parent), within)
+                inner = self.of(cast("InlineFragmentNode", node).selection_set, within)
             depth = max(depth, inner[0])
-            aliases, fields, rows = aliases + inner[1], fields + inner[2], rows + inner[3]
-        return depth, aliases, fields, rows
+            aliases, fields = aliases + inner[1], fields + inner[2]
+        return depth, aliases, fields
 
-    def _field(self, node: FieldNode, parent: object, within: frozenset[str]) -> _Size:
+    def _field(self, node: FieldNode, within: frozenset[str]) -> _Size:
         self.names[node.name.value if node.alias is None else node.alias.value] += 1
-        definition: GraphQLField | None = getattr(parent, "fields", {}).get(node.name.value)
-        child = None if definition is None else get_named_type(definition.type)
-        depth, aliases, fields, rows = self.of(node.selection_set, child, within)
+        depth, aliases, fields = self.of(node.selection_set, within)
         # Introspection is as deep as it is, and bounded by the schema.
         depth = 0 if node.name.value.startswith("__") else depth + 1
-        paged = definition is not None and "first" in definition.args
-        rows = _page(node) * (1 + rows) if paged else rows
-        return depth, aliases + (node.alias is not None), fields + 1, rows
+        return depth, aliases + (node.alias is not None), fields + 1
 
     def fragment(self, name: str, within: frozenset[str]) -> _Size:
         """The measure of a fragment, wherever it is spread."""
         if name in within or name not in self._fragments:
-            return 0, 0, 0, 0  # Another rule reports circles and unknown names.
+            return 0, 0, 0  # Another rule reports circles and unknown names.
         if name not in self._known:
-            fragment = self._fragments[name]
-            parent = self._type(fragment.type_condition, None)
-            self._known[name] = self.of(fragment.selection_set, parent, within | {name})
+            self._known[name] = self.of(self._fragments[name].selection_set, within | {name})
         return self._known[name]
-
-    def _type(self, condition: NamedTypeNode | None, otherwise: object) -> object:
-        return otherwise if condition is None else self._schema.get_type(condition.name.value)
-
-
-def _page(node: FieldNode) -> int:
-    """How many rows a page asks for; the most there can be where a variable says it."""
-    for argument in node.arguments or ():
-        if argument.name.value in {"first", "last"}:
-            value = argument.value
-            return max(0, min(int(value.value), pages.MOST)) if isinstance(value, IntValueNode) else pages.MOST
-    return _PAGE
 
 
 class Directives(ValidationRule):
@@ -163,27 +138,87 @@ class Reader(SchemaExtension):
     """Parses and validates each text once, and checks what validation leaves to be checked of a request.
 
     A document of several operations must say which one to run: strawberry would run the first. Variables must not hold
-    U+0000. A text that can't be parsed is left to the schema, which knows how to say so on a stream.
+    U+0000. An operation must cost no more than one may, nor than the caller has left; what it did not need is given
+    back. A text that can't be parsed is left to the schema, which knows how to say so on a stream.
     """
 
     def __init__(self, rules: tuple[type[ASTValidationRule], ...]) -> None:
         self._rules = rules
+        self._cost: Cost | None = None
+        """Of the operation that runs."""
+        self._asked = self._charged = 0
 
     def on_operation(self) -> Iterator[None]:
         context = self.execution_context
         context.parse_options["max_tokens"] = TOKENS
-        with contextlib.suppress(GraphQLError):
-            read = _read(context.schema._schema, self._rules, context.query or "")
-            context.graphql_document = read.document
-            context.pre_execution_errors = list(read.errors) or _errors(context, read.operations)
+        if wait := self._budget.wait(1):  # Whoever has nothing left is not even read.
+            context.graphql_document, context._provided_operation_name = _NOTHING, None
+            context.pre_execution_errors = [_too_soon(wait)]
+        else:
+            context.pre_execution_errors = self._refuse(context)
         yield
+
+    def get_results(self) -> dict[str, Any]:
+        """What the operation has cost, beside its answer; a subscription is charged for when it begins."""
+        cost, context, budget = self._cost, self.execution_context, self._budget
+        if cost is not None:
+            if cost.streams:
+                return {}
+            self._cost = None
+            data = getattr(context.result, "data", None)
+            if data is not None:
+                self._charge(cost.found(data, context.variables) - self._asked)
+        status = {
+            "maximumAvailable": int(budget.size),
+            "currentlyAvailable": int(budget.room()),
+            "restoreRate": budget.rate,
+        }
+        return {"cost": {"requested": self._asked, "actual": self._charged, "throttleStatus": status}}
+
+    def _refuse(self, context: ExecutionContext) -> list[GraphQLError] | None:
+        """Why an operation must not run; charges for it, and for reading what is refused. None: it can't be parsed."""
+        text = context.query or ""
+        try:
+            read = _read(context.schema._schema, self._rules, text)
+        except GraphQLError:
+            self._charge(costs.refusal(text))
+            return None
+        context.graphql_document = read.document
+        if errors := list(read.errors) or _errors(context, read.operations):
+            self._charge(costs.refusal(text))
+            return errors
+        cost = read.costs.get(context._provided_operation_name)
+        if cost is None:
+            return []  # There is no operation of this name: the schema says so.
+        self._asked = cost.asked(context.variables)
+        if self._asked > costs.MOST:
+            self._charge(costs.refusal(text))
+            return [_too_dear(self._asked)]
+        if wait := self._budget.wait(self._asked):
+            return [_too_soon(wait)]
+        self._charge(self._asked)
+        self._cost = cost
+        return []
+
+    def _charge(self, points: int) -> None:
+        self._charged += points
+        self._budget.pour(points)
+
+    @property
+    def _budget(self) -> Bucket:
+        budget: Bucket = self.execution_context.context.budget
+        return budget
+
+
+_NOTHING = parse("{ __typename }")
 
 
 class _Read(NamedTuple):
-    """A document, how many operations it has, and what is wrong with it."""
+    """A document, how many operations it has, what each costs, and what is wrong with it."""
 
     document: DocumentNode
     operations: int
+    costs: dict[str | None, Cost]
     errors: Sequence[GraphQLError]
 
 
@@ -201,7 +236,7 @@ def _read(schema: GraphQLSchema, rules: tuple[type[ASTValidationRule], ...], tex
     errors = validate_document(schema, document, rules)
     for error in errors:
         error.extensions = {"code": "GRAPHQL_VALIDATION_FAILED", **(error.extensions or {})}
-    return _Read(document, operations, errors)
+    return _Read(document, operations, {} if errors else costs.of(schema, document), errors)
 
 
 def reader(*, introspection: bool) -> Callable[[], SchemaExtension]:
@@ -213,6 +248,16 @@ def reader(*, introspection: bool) -> Callable[[], SchemaExtension]:
     hidden = () if introspection else (NoSchemaIntrospectionCustomRule,)
     rules = (*specified_rules, Shape, Directives, NoNull, *hidden)
     return lambda: Reader(rules)
+
+
+def _too_soon(wait: float) -> GraphQLError:
+    error = RateLimited("Your budget is used up: wait, or ask for less.", retry_after_seconds=math.ceil(wait * 10) / 10)
+    return GraphQLError(error.message, original_error=error)
+
+
+def _too_dear(points: int) -> GraphQLError:
+    message = f"The operation may cost {points} points; {costs.MOST} is the most: ask for smaller pages."
+    return GraphQLError(message, extensions={"code": "GRAPHQL_VALIDATION_FAILED"})
 
 
 def _null_error() -> GraphQLError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import pkgutil
 from collections.abc import Awaitable, Callable, Iterable
@@ -9,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import strawberry
+from graphql import ExecutionResult as GraphQLExecutionResult
 from graphql import (
     GraphQLArgument,
     GraphQLError,
@@ -58,6 +60,7 @@ from schema.context import Info
 from schema.errors import Masked
 from schema.nodes import Node
 from schema.scalars import SCALARS
+from tenants.errors import Unavailable
 
 _MODULES = (
     runs,
@@ -140,6 +143,17 @@ class Schema(strawberry.Schema):
         allowed = options.get("allowed_operation_types") or OperationType
         options["allowed_operation_types"] = [kind for kind in allowed if kind is not OperationType.SUBSCRIPTION]
         return await super().execute(*args, **options)
+
+    async def _execute_operation(self, execution_context: ExecutionContext, *rest: Any) -> Any:
+        """Run an operation for as long as one may take; a subscription goes another way."""
+        try:
+            async with asyncio.timeout(execution_context.context.settings.api.operation_seconds):
+                return await super()._execute_operation(execution_context, *rest)
+        except TimeoutError:
+            late = Unavailable("This took too long, and was ended: ask for less at once.", retry_after_seconds=1)
+            errors = [GraphQLError(late.message, original_error=late)]
+            execution_context.result = GraphQLExecutionResult(data=None, errors=errors)
+            return execution_context.result
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Every error passes the masking, which logs those that nobody expected."""

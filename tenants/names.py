@@ -23,6 +23,11 @@ def cache(tenant: UUID, family: str, name: str) -> str:
     return f"t:{tenant}:cache:{family}:{name}"
 
 
+def budget(tenant: UUID, actor: str, kind: str) -> str:
+    """How much a caller of the API has used up lately, of one kind."""
+    return f"t:{tenant}:budget:{actor}:{kind}"
+
+
 def counter(tenant: UUID, family: str, name: str) -> str:
     """One counter of a family, such as cache hits."""
     return f"t:{tenant}:count:{family}:{name}"

@@ -141,8 +141,21 @@ class Api(BaseModel):
     public_url: str = "http://127.0.0.1:8000"
     inner_hosts: Annotated[list[str], BeforeValidator(_from_json)] = Field(default_factory=list)
     allowed_origins: Annotated[list[str], BeforeValidator(_from_json)] = Field(default_factory=list)
+    allowed_hosts: Annotated[list[str], BeforeValidator(_from_json)] = Field(default_factory=list)
     body_bytes: int = Field(256 * 1024, ge=1024)
     bulk_body_bytes: int = Field(2 * 1024 * 1024, ge=1024)
+    answer_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    operation_seconds: float = Field(30.0, gt=0)
+    budget_points: float = Field(50_000, ge=100)
+    budget_points_per_second: float = Field(5_000, gt=0)
+    caller_requests_per_second: float = Field(1_000, gt=0)
+    address_requests_per_second: float = Field(1_000, gt=0)
+    address_logins_per_second: float = Field(20, gt=0)
+    sockets_per_tenant: int = Field(1_000, ge=1)
+    sockets_per_address: int = Field(200, ge=1)
+    idle_socket_seconds: float = Field(300.0, gt=0)
+    documents: Literal["any", "trusted"] = "any"
+    trusted_documents: Path | None = None
 
 
 class Engine(BaseModel):

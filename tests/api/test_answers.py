@@ -33,4 +33,4 @@ def test_code_and_details_are_those_of_graphql(error: TenantryError, status: int
     [told] = orjson.loads(answer.body)["errors"]
     assert told == {"message": error.message, "extensions": {"code": error.code, **details}}
     assert told["extensions"] == shown.extensions(error)
-    assert answer.headers.get("Retry-After") == ("2" if status == 429 else "1" if status == 503 else None)
+    assert answer.headers.get("Retry-After") == ("3" if status == 429 else "1" if status == 503 else None)

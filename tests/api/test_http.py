@@ -143,7 +143,7 @@ def test_what_is_no_request_is_refused_with_a_code(api: Api, content: bytes, kin
 def test_queries_may_come_by_get_and_mutations_may_not(api: Api, tenant: Principal) -> None:
     caller = api.caller(tenant)
     found = caller.client.get(f"{api.url}/graphql", params={"query": "{ viewer { kind } }"}, headers=caller.headers)
-    assert found.json() == {"data": {"viewer": {"kind": "API_KEY"}}}
+    assert found.json()["data"] == {"viewer": {"kind": "API_KEY"}}
     query = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) { success } }'
     refused = caller.client.get(f"{api.url}/graphql", params={"query": query}, headers=caller.headers)
     assert refused.status_code in {400, 405}
@@ -160,7 +160,7 @@ def test_the_standard_media_type_answers_a_request_error_with_400(api: Api, quer
     assert "data" not in standard.json()
     usual = api.stranger().post(query, Accept="application/json")
     assert (usual.status_code, usual.headers["content-type"]) == (200, "application/json")
-    assert standard.json() == usual.json()
+    assert standard.json()["errors"] == usual.json()["errors"]
 
 
 @pytest.mark.parametrize(

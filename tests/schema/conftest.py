@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from schema.context import Context
 from tasks.engine.streams import Hub
 from tenants import ids
+from tenants.buckets import Bucket
 from tenants.context import ActorKind, Principal, Scope
 from tenants.settings import Auth, Settings
 
@@ -35,6 +36,7 @@ def new_context() -> Callable[..., Context]:
             request_id="request-of-a-test",
             settings=Settings(auth=Auth(key_pepper=SecretStr("a-pepper-for-tests-0123456789"))),
             hub=cast("Hub", None),
+            budget=options.pop("budget", None) or Bucket(1e6, 1e6),
             scope=None if stranger else Scope(principal, cast("Any", NoDatabase()), after_commit),
             **options,
         )

@@ -16,7 +16,7 @@ from tenants import names
 def test_a_tenants_keys_begin_with_the_tenant_and_meet_no_others(
     one: UUID, other: UUID, family: str, name: str
 ) -> None:
-    for make in (names.cache, names.counter):
+    for make in (names.cache, names.counter, names.budget):
         key = make(one, family, name)
         assert key.startswith(f"t:{one}:")
         assert one == other or not key.startswith(f"t:{other}:")
