@@ -146,6 +146,8 @@ class View(GraphQL[Context, None]):
         sub_response: Response,
     ) -> ExecutionResult | list[ExecutionResult] | SubscriptionExecutionResult:
         data = cast("GraphQLRequestData", request_data)  # Lists are refused before.
+        if not isinstance(data.operation_name, str | None):
+            raise HTTPException(400, "operationName must be text.")
         data.query = self.find_document(context, data.query, data.extensions)
         size = 0 if request.method == "GET" else len(await request_adapter.get_body())
         if refusal := self.too_large(data.query, size):

@@ -124,6 +124,8 @@ def test_a_body_without_a_length_is_counted_as_it_comes(api: Api) -> None:
         (b'{"query": 5}', "application/json"),
         (b'{"query": "{ __typename }", "variables": [1]}', "application/json"),
         (b'{"query": "{ __typename }", "operationName": 5}', "application/json"),
+        (b'{"query": "{ __typename }", "operationName": {"a": "b"}}', "application/json"),
+        (b'{"query": "{ __typename }", "operationName": ["a"]}', "application/json"),
         (b'{"query": "query a { __typename }", "operationName": "b"}', "application/json"),
         (b'{"variables": {}}', "application/json"),
         (b'{"query": "{ __typename }"}', "text/plain"),
