@@ -71,14 +71,16 @@ class _Amount(NamedTuple):
     variable: str | None = None
 
     def read(self, variables: Variables) -> int:
-        match variables.get(self.variable) if self.variable is not None else None:
+        if self.variable is None or self.variable not in variables:
+            return self.number
+        match variables[self.variable]:
             case bool():
                 return self.number
             case int(asked) | float(asked):
                 return int(max(0, min(asked, pages.MOST)))
             case list(given):
                 return len(given)
-        return self.number
+        return max(self.number, _PAGE)  # Null, for which a field takes a number of its own.
 
 
 _ONE = _Amount(1)
@@ -254,7 +256,7 @@ class _Reader:
         if isinstance(value, VariableNode):
             default = self._defaults.get(value.name.value)
             return _Amount(usual if default is None else self._amount(default, usual).number, value.name.value)
-        return _Amount(usual)
+        return _Amount(usual if value is None else max(usual, _PAGE))
 
     def _type(self, condition: NamedTypeNode | None, otherwise: Any) -> Any:
         return otherwise if condition is None else self._schema.get_type(condition.name.value)
