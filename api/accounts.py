@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from api import forms, proofs
+from api import auth, forms
 from api.answers import Json
 from api.auth import Authenticator
 from api.backoff import BackOff
@@ -118,7 +118,7 @@ class Accounts:
 
     def _count(self, request: Request, email: str) -> None:
         """Let nobody have mails sent in masses, to one address or from one."""
-        for back_off, name in ((self._asked_for, email), (self._asking, proofs.address(request))):
+        for back_off, name in ((self._asked_for, email), (self._asking, auth.client_address(request))):
             back_off.check(name)
             back_off.fail(name)
 

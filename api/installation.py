@@ -64,7 +64,6 @@ class Installation:
             "TENANTRY_DIAGNOSTICS": "true",
             "TENANTRY_LOG_JSON": "false",
             "TENANTRY_STATE": str(self.folder),
-            "TENANTRY_API__PUBLIC_URL": self.url,
             "TENANTRY_STORAGE__URL": (self.folder / "objects").as_uri(),
             "TENANTRY_MAIL__URL": (self.folder / "mail").as_uri(),
             "TENANTRY_API__PUBLIC_URL": self.url,

@@ -146,7 +146,7 @@ class Logins:
         text = auth.bearer(request.headers.get("authorization"))
         if text is None:
             raise Unauthenticated
-        principal: Principal = (await self._authenticator.verify(text)).principal
+        principal: Principal = (await self._authenticator.verify(text, auth.client_address(request))).principal
         if principal.kind is not ActorKind.USER:
             raise Forbidden("This is for people who have logged in, not for API keys.")
         return self._authenticator.scope(principal)

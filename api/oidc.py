@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from api import forms, metrics
+from api import auth, forms, metrics
 from api.auth import Authenticator
 from api.backoff import BackOff
 from api.issuers import Issuers, NotVouched
@@ -81,7 +81,7 @@ class Oidc:
         if not _CHALLENGE.fullmatch(challenge):
             message = "must be the SHA-256 of a verifier, in URL-safe base64 without padding"
             raise InvalidInput(f"challenge {message}.", issues=[Issue(("challenge",), message)])
-        address = _address(request)
+        address = auth.client_address(request)
         self._addresses.check(address)
         client, _ = await self._client(request)
         try:
@@ -125,7 +125,7 @@ class Oidc:
     async def come_back(self, request: Request) -> Response:
         """Take the browser back from the provider, and send it on with a code of ours, or with a word of refusal."""
         place = _place(request)
-        address = _address(request)
+        address = auth.client_address(request)
         self._addresses.check(address)
         state = request.query_params.get("state", "")
         kept = encryption.unwrap(self._settings.auth.token_keys, _STATE, request.cookies.get(_cookie(state), ""))
@@ -159,7 +159,7 @@ class Oidc:
         if found is None or not hmac.compare_digest(_digest(verifier), found["challenge"]):
             raise Unauthenticated(_REFUSED, reason="invalid")
         user, login = UUID(found["user"]), UUID(found["login"])
-        scope = self._authenticator.member(UUID(found["tenant"]), user)
+        scope = self._authenticator.member(UUID(found["tenant"]), ids.show("usr", user))
         tokens = await scope.write(identity.redeem, self._settings.auth, user, login, found["provider"])
         if tokens is None:
             raise Unauthenticated(_REFUSED, reason="revoked")
@@ -230,10 +230,6 @@ def _origin(address: str) -> str | None:
     except ValueError:
         return None
     return None if "@" in parts.netloc or not parts.netloc else f"{parts.scheme}://{parts.netloc}"
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else ""
 
 
 def _place(request: Request) -> str:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
+from api import auth
 from api.backoff import BackOff
 from tenants import passwords
 from tenants.errors import Unauthenticated, Unavailable
@@ -39,7 +40,7 @@ class Proofs:
             RateLimited: who goes by it, or whoever is at the caller's address, has failed too often to try now.
         """
         self._people.check(person)
-        self._addresses.check(address(request))
+        self._addresses.check(auth.client_address(request))
 
     async def require(
         self, request: Request, person: str, password_hash: str | None, password: str, refusal: str
@@ -55,7 +56,7 @@ class Proofs:
         """
         if not await self._run(passwords.verify, password_hash, password):
             self._people.fail(person)
-            self._addresses.fail(address(request))
+            self._addresses.fail(auth.client_address(request))
             raise Unauthenticated(refusal, reason="invalid")
         self._people.forgive(person)
 
@@ -94,8 +95,3 @@ class Proofs:
             return await asyncio.get_running_loop().run_in_executor(self._hashers, work, *args)
         finally:
             self._waiting -= 1
-
-
-def address(request: Request) -> str:
-    """Where the caller is."""
-    return request.client.host if request.client else ""

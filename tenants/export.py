@@ -20,8 +20,8 @@ WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NO
 GROUP BY c.relname ORDER BY c.relname
 """)
 """The tables that hold tenants' rows, with the columns that the login may read."""
-SECRET = ("_hash",)
-"""How the columns end that prove a secret: of no use to who has the tenant's data, and of some to a thief."""
+SECRET = ("_hash", "sealed")
+"""How the columns end that hold or prove a secret: no use to who has the tenant's data, and some to a thief."""
 
 
 def tables(session: Session) -> dict[str, list[str]]:

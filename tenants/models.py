@@ -6,7 +6,6 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Identity as Numbered
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -22,6 +21,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy import Identity as Numbered
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.dialects.postgresql import UUID as PgUUID
 from sqlalchemy.orm import Mapped, mapped_column, relationship

@@ -10,7 +10,7 @@ from migrations import rls
 from tenants.models import Xid8
 
 revision = "0013"
-down_revision = "0010"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 

@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 from migrations import rls
 
 revision = "0014"
-down_revision = "0010"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
