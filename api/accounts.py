@@ -15,7 +15,7 @@ from api.backoff import BackOff
 from api.proofs import Proofs
 from api.static import ACCOUNT
 from tasks.families.accounts.service import requests
-from tenants import identity, ids, invitations, links
+from tenants import identity, ids, invitations, links, logins
 from tenants.errors import Forbidden, TenantSuspended
 from tenants.links import Kind
 from tenants.settings import Settings
@@ -112,7 +112,7 @@ class Accounts:
     async def _log_in(self, request: Request, tenant: UUID, user: UUID) -> Response:
         scope = self._authenticator.member(tenant, ids.show("usr", user))
         opened = await scope.write(
-            identity.open_login, self._settings.auth, user, by_password=True, agent=forms.agent(request)
+            logins.open_login, self._settings.auth, user, by_password=True, agent=forms.agent(request)
         )
         return forms.show(opened, 201)
 

@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 
 from api import metrics
 from tasks import registry
-from tenants import addresses, audit, identity, ids, keys, signing, system
+from tenants import addresses, audit, identity, ids, keys, logins, signing, system
 from tenants.context import ActorKind, Principal, Scope
 from tenants.db import AsyncDatabase
 from tenants.errors import Unauthenticated, Unavailable
@@ -234,7 +234,7 @@ class Authenticator:
         except signing.Expired as over:
             raise _Refused(_somebody(over.token), over.reason) from None
         try:
-            found = await self.look_up(identity.find_session, token.tenant, token.session)
+            found = await self.look_up(logins.find_session, token.tenant, token.session)
         except Unauthenticated as refusal:
             raise _Refused(_somebody(token), refusal.reason) from None
         principal = Principal(
@@ -304,7 +304,7 @@ def bearer(authorization: str | None) -> str | None:
     return text.strip()
 
 
-def _scopes(found: identity.Found) -> frozenset[str]:
+def _scopes(found: logins.Found) -> frozenset[str]:
     """What a member may do: their built-in role's worth, or just what their tenant's own role names."""
     return found.role_scopes if found.role is None else identity.scopes(found.role, registry.offered())
 

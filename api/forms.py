@@ -12,7 +12,7 @@ from starlette.responses import Response
 from api import answers
 from api.answers import Json
 from tenants.errors import InvalidInput, Issue, TenantryError
-from tenants.identity import Tokens
+from tenants.logins import Tokens
 
 Handler = Callable[[Request], Awaitable[Response]]
 _LONGEST_FIELD = 2000

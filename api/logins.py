@@ -10,7 +10,7 @@ from api import auth, forms, metrics
 from api.answers import Json
 from api.auth import Authenticator
 from api.proofs import Proofs
-from tenants import identity, ids, passwords, signing
+from tenants import identity, ids, logins, passwords, signing
 from tenants.context import ActorKind, Principal, Scope
 from tenants.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
 from tenants.settings import Settings
@@ -51,7 +51,7 @@ class Logins:
         except InvalidInput:
             person = ""  # Nobody's; asked for and verified all the same, so that it takes as long.
         self._proofs.check(request, person)
-        found = await self._authenticator.look_up(identity.find_login, slug, person)
+        found = await self._authenticator.look_up(logins.find_login, slug, person)
         try:
             await self._proofs.require(request, person, found.password_hash if found else None, password, _REFUSED)
         except Unauthenticated:
@@ -65,15 +65,15 @@ class Logins:
         metrics.LOGINS.labels("accepted").inc()
         scope = self._authenticator.member(found.tenant, ids.show("usr", found.user))
         return forms.show(
-            await scope.write(identity.open_login, self._auth, found.user, by_password=True, agent=forms.agent(request))
+            await scope.write(logins.open_login, self._auth, found.user, by_password=True, agent=forms.agent(request))
         )
 
     async def refresh(self, request: Request) -> Response:
         """Exchange a refresh token for the next pair; a second use ends the whole login."""
         [text] = await forms.read(request, "refreshToken")
-        token = identity.read_refresh(self._auth.token_keys, text)
+        token = logins.read_refresh(self._auth.token_keys, text)
         scope = self._authenticator.member(token.tenant, ids.show("ses", token.session))
-        tokens = await scope.write(identity.refresh, self._auth, token)
+        tokens = await scope.write(logins.refresh, self._auth, token)
         if tokens is None:
             address = auth.client_address(request)
             self._authenticator.tell_refusal(scope.principal, "credential.refuse", why="revoked", address=address)
@@ -88,16 +88,16 @@ class Logins:
             tenant, session = access.tenant, access.session
         else:
             [sent] = await forms.read(request, "refreshToken")
-            token = identity.read_refresh(self._auth.token_keys, sent)
+            token = logins.read_refresh(self._auth.token_keys, sent)
             tenant, session = token.tenant, token.session
         scope = self._authenticator.member(tenant, ids.show("ses", session))
-        await scope.write(identity.close_login, session)
+        await scope.write(logins.close_login, session)
         return Response(status_code=204)
 
     async def tenants(self, request: Request) -> Response:
         """The tenants the caller is a member of, if their password opened the login; else the login's own."""
         caller = (await self._person(request)).principal
-        found = await self._authenticator.look_up(identity.tenants_of, caller.tenant, caller.login)
+        found = await self._authenticator.look_up(logins.tenants_of, caller.tenant, caller.login)
         return Json(
             {
                 "tenants": [
@@ -118,15 +118,13 @@ class Logins:
         """Open a login to another of the caller's tenants, with tokens of its own; this one goes on beside it."""
         [slug] = await forms.read(request, "tenant")
         caller = (await self._person(request)).principal
-        found = await self._authenticator.look_up(identity.tenants_of, caller.tenant, caller.login)
+        found = await self._authenticator.look_up(logins.tenants_of, caller.tenant, caller.login)
         wanted = next((one for one in found if one.slug == slug and one.tenant != caller.tenant), None)
         if wanted is None:
             raise NotFound("You are in no other tenant of this name, or this login does not lead there: log in to it.")
         scope = self._authenticator.member(wanted.tenant, ids.show("usr", wanted.user))
         return forms.show(
-            await scope.write(
-                identity.open_login, self._auth, wanted.user, by_password=True, agent=forms.agent(request)
-            )
+            await scope.write(logins.open_login, self._auth, wanted.user, by_password=True, agent=forms.agent(request))
         )
 
     async def change_password(self, request: Request) -> Response:

@@ -26,7 +26,7 @@ from api import auth, forms, metrics
 from api.auth import Authenticator
 from api.backoff import BackOff
 from api.issuers import Issuers, NotVouched
-from tenants import encryption, identities, identity, ids, providers
+from tenants import encryption, identities, ids, logins, providers
 from tenants.context import Scope
 from tenants.errors import InvalidInput, Issue, Misconfigured, NotFound, Unauthenticated, Unavailable
 from tenants.identities import Person, Refused
@@ -160,7 +160,7 @@ class Oidc:
             raise Unauthenticated(_REFUSED, reason="invalid")
         user, login = UUID(found["user"]), UUID(found["login"])
         scope = self._authenticator.member(UUID(found["tenant"]), ids.show("usr", user))
-        tokens = await scope.write(identity.redeem, self._settings.auth, user, login, found["provider"])
+        tokens = await scope.write(logins.redeem, self._settings.auth, user, login, found["provider"])
         if tokens is None:
             raise Unauthenticated(_REFUSED, reason="revoked")
         return forms.show(tokens)

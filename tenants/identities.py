@@ -9,10 +9,11 @@ from uuid import UUID
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, identity, ids
+from tenants import audit, context, identity, ids, quotas
 from tenants.context import Role
-from tenants.errors import Forbidden, InvalidInput, NotFound
-from tenants.models import Identity, IdentityProvider, LoginSession, Membership, User
+from tenants.errors import Forbidden, InvalidInput, NotFound, QuotaExceeded
+from tenants.people import Identity, IdentityProvider, LoginSession, Membership, User
+from tenants.quotas import Quota
 
 _BRING_IN = text("SELECT bring_in(:provider, :user, :email, :role)")
 
@@ -116,6 +117,10 @@ def _meet(session: Session, row: IdentityProvider, person: Person, role: Role | 
             raise Refused("no member")
         if role is None:
             raise Refused("role")
+        try:
+            quotas.take(session, Quota.MEMBERS, identity.MEMBERS)
+        except QuotaExceeded:
+            raise Refused("no room") from None
         user = session.scalar(
             _BRING_IN, {"provider": row.name, "user": ids.new(), "email": address, "role": role.value}
         )

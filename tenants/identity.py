@@ -2,101 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import struct
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sqlalchemy import func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, db, ids, quotas, signing
+from tenants import audit, ids, quotas
 from tenants.context import Role
-from tenants.errors import InvalidInput, InvalidState, Issue, NotFound, Unauthenticated
-from tenants.models import ApiKey, Identity, IdentityProvider, LoginSession, Membership, Tenant
+from tenants.errors import InvalidInput, InvalidState, Issue, NotFound
+from tenants.models import ApiKey, Tenant
+from tenants.people import Membership
 from tenants.quotas import Quota
-from tenants.settings import Auth, KeyRing
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}")
 _SLUG = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_GRACE = timedelta(seconds=10)
-"""How long the last refresh token may be sent once more, for a client that never got the answer."""
-_LONGEST_AGENT = 200
-_TOKEN = struct.Struct(">16s16sI")
-_FIND_LOGIN = text("SELECT * FROM find_login(:slug, :email)")
-_TENANTS = text("SELECT * FROM tenants_of(:tenant, :login)")
-_FIND_SESSION = text("SELECT * FROM find_session(:tenant, :session)")
-
-_IS_OWNER = Membership.role == Role.OWNER.value
+IS_OWNER = Membership.role == Role.OWNER.value
 MEMBERS = select(func.count(Membership.user_id))
 """How many members there are."""
 _READS = frozenset({"runs:read", "schedules:read", "tenant:read"})
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """A person who may log in to a tenant with this password hash."""
-
-    tenant: UUID
-    user: UUID
-    password_hash: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A login that exists, whatever its state, and who it is."""
-
-    user: UUID
-    email: str
-    role: Role | None
-    role_name: str | None
-    role_scopes: frozenset[str]
-    tenant_slug: str
-    expires_at: datetime
-    revoked_at: datetime | None
-    suspended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Belonging:
-    """A tenant that a person is a member of, and as what."""
-
-    tenant: UUID
-    user: UUID
-    slug: str
-    name: str
-    role: str | None
-    role_name: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshToken:
-    """What a genuine refresh token says.
-
-    Args:
-        tenant: the tenant it was issued for.
-        session: the login it belongs to.
-        generation: how many came before it.
-    """
-
-    tenant: UUID
-    session: UUID
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """What a login is worth: a short-lived access token, and the token that gets the next one."""
-
-    access: str
-    refresh: str
-    expires_in: int
 
 
 def scopes(role: Role, families: Iterable[str]) -> frozenset[str]:
@@ -157,168 +84,6 @@ def normalise(email: str) -> str:
     return address
 
 
-@db.single_statement
-def find_login(session: Session, slug: str, email: str) -> Login | None:
-    """Who may log in to a tenant under an address, before the tenant is known."""
-    rows = db.fetch(session, _FIND_LOGIN, {"slug": slug, "email": email})
-    return Login(rows[0]["tenant_id"], rows[0]["user_id"], rows[0]["password_hash"]) if rows else None
-
-
-@db.single_statement
-def find_session(session: Session, tenant_id: UUID, session_id: UUID) -> Found:
-    """A login and who it is, for a caller who proved to hold a token of it.
-
-    Raises:
-        Unauthenticated: it is gone, or its person is no longer a member.
-    """
-    rows = db.fetch(session, _FIND_SESSION, {"tenant": tenant_id, "session": session_id})
-    if not rows:
-        raise Unauthenticated(reason="revoked")
-    row = rows[0]
-    return Found(
-        user=row["user_id"],
-        email=row["email"],
-        role=None if row["role"] is None else Role(row["role"]),
-        role_name=row["role_name"],
-        role_scopes=frozenset(row["role_scopes"] or ()),
-        tenant_slug=row["tenant_slug"],
-        expires_at=row["expires_at"],
-        revoked_at=row["revoked_at"],
-        suspended=row["suspended"],
-    )
-
-
-@db.single_statement
-def tenants_of(session: Session, tenant_id: UUID, login: UUID | None) -> list[Belonging]:
-    """The tenants of the person whose open login this is, if their own password opened it; else that login's alone."""
-    return [
-        Belonging(row["tenant_id"], row["user_id"], row["slug"], row["name"], row["role"], row["role_name"])
-        for row in db.fetch(session, _TENANTS, {"tenant": tenant_id, "login": login})
-    ]
-
-
-def open_login(
-    session: Session, auth: Auth, user: UUID, *, by_password: bool = False, agent: str | None = None
-) -> Tokens:
-    """Open a login for a member who has proved who they are.
-
-    Args:
-        by_password: whether by their own password, and not by another's word for them: it then leads to their other
-            tenants too.
-        agent: what they say they use, for people to know the login by.
-
-    Raises:
-        Unauthenticated: members of this tenant log in through its identity provider, and this is no owner.
-    """
-    if tenant(session).sso_only and not session.scalar(
-        select(Membership.user_id).where(Membership.user_id == user, _IS_OWNER)
-    ):
-        raise Unauthenticated("Log in through the identity provider of this tenant.", reason="sso")
-    row = LoginSession(
-        id=ids.new(),
-        user_id=user,
-        by_password=by_password,
-        agent=agent[:_LONGEST_AGENT] if agent else None,
-        token_hash="",
-        expires_at=datetime.now(UTC) + timedelta(days=auth.refresh_token_days),
-    )
-    token = RefreshToken(context.principal(session).tenant, row.id, 0)
-    row.token_hash = _digest(token)
-    session.add(row)
-    session.flush()
-    audit.record(session, "login.open", ids.show("ses", row.id), by_password=by_password)
-    return _tokens(auth, token)
-
-
-def redeem(session: Session, auth: Auth, user: UUID, login: UUID, provider: str) -> Tokens | None:
-    """Open the login that an identity provider has vouched for, once.
-
-    The session must be committed also where this returns None: a second attempt ends the login of the first.
-
-    Args:
-        login: its id, chosen when it was vouched for.
-        provider: the provider's name in the tenant.
-
-    Returns:
-        The tokens; None where it was opened before, or the provider or the member is gone since it was vouched for.
-    """
-    known = (
-        select(Identity.user_id)
-        .join(IdentityProvider, IdentityProvider.issuer == Identity.issuer)
-        .where(Identity.user_id == user, IdentityProvider.name == provider)
-    )
-    if session.scalar(known.with_for_update(read=True, of=Identity)) is None:
-        return None
-    token = RefreshToken(context.principal(session).tenant, login, 0)
-    made = session.scalar(
-        insert(LoginSession)
-        .values(
-            id=login,
-            user_id=user,
-            provider=provider,
-            token_hash=_digest(token),
-            expires_at=datetime.now(UTC) + timedelta(days=auth.refresh_token_days),
-        )
-        .on_conflict_do_nothing()
-        .returning(LoginSession.id)
-    )
-    if made is None:
-        close_login(session, login)
-        return None
-    return _tokens(auth, token)
-
-
-def read_refresh(ring: KeyRing, text_: str) -> RefreshToken:
-    """What a refresh token says, its signature verified. Asks no database.
-
-    Raises:
-        Unauthenticated: it is none of ours.
-    """
-    data = signing.unseal(ring, text_) if len(text_) <= 500 else None
-    if data is None or len(data) != _TOKEN.size:
-        raise Unauthenticated(reason="invalid")
-    tenant_bytes, session_bytes, generation = _TOKEN.unpack(data)
-    return RefreshToken(UUID(bytes=tenant_bytes), UUID(bytes=session_bytes), generation)
-
-
-def refresh(session: Session, auth: Auth, token: RefreshToken) -> Tokens | None:
-    """Exchange a refresh token for the next pair; a token that was used before ends its whole login.
-
-    The session must be committed also where this returns None: the end of the login is what it did. Source: RFC 9700,
-    section 4.14, with the short grace that the FAPI 2.0 profile advises.
-
-    Returns:
-        The tokens, or None when the login has ended or ends now.
-    """
-    row = session.scalar(select(LoginSession).where(LoginSession.id == token.session).with_for_update())
-    now = datetime.now(UTC)
-    if row is None or row.revoked_at is not None or row.expires_at <= now:
-        return None
-    upcoming = RefreshToken(token.tenant, token.session, token.generation + 1)
-    if row.token_hash == _digest(token):
-        row.token_hash = _digest(upcoming)
-        row.refreshed_at = now
-    elif row.token_hash != _digest(upcoming) or now - row.refreshed_at > _GRACE:
-        row.revoked_at = now
-        session.flush()
-        audit.record(session, "login.reuse", ids.show("ses", row.id), user=ids.show("usr", row.user_id))
-        return None
-    session.flush()
-    return _tokens(auth, upcoming)
-
-
-def close_login(session: Session, session_id: UUID) -> None:
-    """End a login; nothing happens where it has ended."""
-    closed = session.scalar(
-        update(LoginSession)
-        .where(LoginSession.id == session_id, LoginSession.revoked_at.is_(None))
-        .values(revoked_at=func.now())
-        .returning(LoginSession.user_id)
-    )
-    if closed is not None:
-        audit.record(session, "login.close", ids.show("ses", session_id), user=ids.show("usr", closed))
-
-
 def join(session: Session, user: UUID, role: Role | None, custom: UUID | None = None) -> Membership:
     """Make a person a member of the session's tenant, or change a member's role.
 
@@ -366,7 +131,7 @@ def leave(session: Session, user: UUID) -> None:
 
 def lock_member(session: Session, user: UUID) -> Membership | None:
     """A membership, locked; and the owners' before it, in one order: of two who leave at once, one comes second."""
-    session.scalars(select(Membership.user_id).where(_IS_OWNER).order_by(Membership.user_id).with_for_update()).all()
+    session.scalars(select(Membership.user_id).where(IS_OWNER).order_by(Membership.user_id).with_for_update()).all()
     return session.scalar(select(Membership).where(Membership.user_id == user).with_for_update())
 
 
@@ -379,15 +144,5 @@ def _keep_an_owner(session: Session, row: Membership | None) -> None:
     """Refuse to let the last owner go."""
     if row is None or row.role != Role.OWNER:
         return
-    if session.scalar(select(Membership.user_id).where(_IS_OWNER, Membership.user_id != row.user_id).limit(1)) is None:
+    if session.scalar(select(Membership.user_id).where(IS_OWNER, Membership.user_id != row.user_id).limit(1)) is None:
         raise InvalidState("A tenant keeps at least one owner.", state=Role.OWNER.value)
-
-
-def _tokens(auth: Auth, token: RefreshToken) -> Tokens:
-    sealed = signing.seal(auth.token_keys, _TOKEN.pack(token.tenant.bytes, token.session.bytes, token.generation))
-    return Tokens(signing.issue(auth, token.tenant, token.session), sealed, auth.access_token_seconds)
-
-
-def _digest(token: RefreshToken) -> str:
-    """What is stored of the login's newest token; no secret, for a token is worth nothing without its signature."""
-    return hashlib.sha256(_TOKEN.pack(token.tenant.bytes, token.session.bytes, token.generation)).hexdigest()

@@ -11,11 +11,12 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session, joinedload
 
-from tenants import audit, context, db, identity, ids, links, member_roles, pages
+from tenants import audit, context, db, identity, ids, links, member_roles, pages, quotas
 from tenants.context import Role
 from tenants.errors import Conflict, InvalidState, NotFound, QuotaExceeded, RateLimited
-from tenants.models import Invitation, Membership, User
 from tenants.pages import Page
+from tenants.people import Invitation, Membership, User
+from tenants.quotas import Quota
 
 _AGAIN = timedelta(minutes=1)
 """How soon the same address may be invited again: each time it gets a mail."""
@@ -148,7 +149,9 @@ def accept(session: Session, invitation: UUID, password_hash: str) -> UUID:
 
     Raises:
         NotFound: it can't be accepted any more.
+        QuotaExceeded: the tenant has as many members as its plan has room for.
     """
+    quotas.take(session, Quota.MEMBERS, identity.MEMBERS)
     tenant = context.principal(session).tenant
     values = {"tenant": tenant, "invitation": invitation, "user": ids.new(), "hash": password_hash}
     rows = db.fetch(session, _ACCEPT, values)

@@ -20,7 +20,7 @@ from tasks.engine.ledger import Settlement
 from tasks.engine.limits import LimitRequest
 from tasks.engine.states import RunState
 from tasks.families.accounts.service import requests
-from tenants import audit, identity, ids, member_roles, system
+from tenants import audit, identity, ids, logins, member_roles, system
 from tenants.audit import Verdict
 from tenants.context import Principal, Role
 from tests.architecture.test_schema_guards import LATER, ROOT
@@ -78,7 +78,7 @@ class Place:
     def login(self) -> str:
         """A login of a member."""
         user, auth = ids.read("usr", self.member), self.hands.installation.settings.auth
-        self.hands.installation.write(self.tenant, identity.open_login, auth, user)
+        self.hands.installation.write(self.tenant, logins.open_login, auth, user)
         query = "query($u: ID!) { sessions(userId: $u) { nodes { id } } }"
         found: str = self.caller.ask(query, u=ids.show("usr", user))["sessions"]["nodes"][0]["id"]
         return found

@@ -21,7 +21,7 @@ from graphql import (
 )
 
 from schema import root
-from tenants import identity, ids, system
+from tenants import identity, ids, logins, system
 from tenants.context import ActorKind, Principal, Role
 from tests.support import apis, streams
 from tests.support.apis import Api, Caller
@@ -173,7 +173,7 @@ def _objects(api: Api, owner: Caller) -> Iterator[str]:
     acting = Principal(tenant, ActorKind.OPERATOR, "tests")
     api.installation.write(acting, identity.join, user, Role.VIEWER)
     yield ids.show("usr", user)
-    api.installation.write(acting, identity.open_login, api.installation.settings.auth, user)
+    api.installation.write(acting, logins.open_login, api.installation.settings.auth, user)
     yield owner.ask("query($u: ID!) { sessions(userId: $u) { nodes { id } } }", u=ids.show("usr", user))["sessions"][
         "nodes"
     ][0]["id"]

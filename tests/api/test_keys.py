@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from tenants import identity, ids, keys, signing, system
+from tenants import identity, ids, keys, logins, signing, system
 from tenants.context import Principal, Role
 from tenants.errors import Forbidden, InvalidInput, InvalidState
 from tests.support import apis, streams
@@ -208,7 +208,7 @@ class TestRefusals:
         over = signing.issue(auth.model_copy(update={"access_token_seconds": -20}), read.tenant, ids.new())
         forger = auth.model_copy(update={"token_keys": {"k1": SecretStr("not-the-key-of-this-installation")}})
         forged = signing.issue(forger, read.tenant, read.session)
-        api.installation.write(tenant, identity.close_login, read.session)
+        api.installation.write(tenant, logins.close_login, read.session)
         for token in (over, forged, tokens["accessToken"]):
             assert _with(api, token).post(WHO).status_code == 401
         eventually(lambda: len(_refusals(api, tenant)) == 2)

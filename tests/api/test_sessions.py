@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tenants import identity, ids, signing, system
+from tenants import ids, logins, signing, system
 from tenants.context import Principal, Role
 from tenants.errors import Unauthenticated
 from tests.support import apis, streams
@@ -180,7 +180,7 @@ def test_a_login_that_another_vouched_for_leads_nowhere_else(api: Api, people: P
     user = people.join("ada4@example.org")
     elsewhere.join("ada4@example.org")
     auth = api.installation.settings.auth
-    tokens = api.installation.write(people.tenant, identity.open_login, auth, user)
+    tokens = api.installation.write(people.tenant, logins.open_login, auth, user)
     mine = caller(api, tokens.access)
     listed = api.client.get(f"{api.url}/auth/tenants", headers=mine.headers).json()["tenants"]
     assert [one["slug"] for one in listed] == [people.slug]

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from tenants import credentials, identities, identity, ids, providers, system
+from tenants import credentials, identities, identity, ids, logins, providers, system
 from tenants.context import ActorKind, Principal, Role
 from tenants.errors import Conflict, Forbidden, InvalidInput, InvalidState, NotFound, Unauthenticated
 from tenants.identities import Person, Refused
@@ -128,11 +128,11 @@ def test_with_a_provider_go_who_is_who_there_and_the_logins_it_vouched_for(
     _put(installation, tenant)
     user = installation.write(tenant, identities.admit, "corp", ADA)
     auth = installation.settings.auth
-    installation.write(tenant, identity.redeem, auth, user, ids.new(), "corp")
-    installation.write(tenant, identity.open_login, auth, user)
+    installation.write(tenant, logins.redeem, auth, user, ids.new(), "corp")
+    installation.write(tenant, logins.open_login, auth, user)
     installation.write(tenant, providers.remove, "corp")
     assert _ended(installation, tenant, user) == [True, False]
-    assert installation.write(tenant, identity.redeem, auth, user, ids.new(), "corp") is None
+    assert installation.write(tenant, logins.redeem, auth, user, ids.new(), "corp") is None
     for table in ("identities", "identity_providers", "credentials"):
         assert installation.rows(f"SELECT * FROM {table} WHERE tenant_id = %s", str(tenant.tenant)) == []
     with pytest.raises(NotFound):
@@ -142,7 +142,7 @@ def test_with_a_provider_go_who_is_who_there_and_the_logins_it_vouched_for(
 def test_another_issuer_makes_everybody_a_stranger(installation: Installation, tenant: Principal) -> None:
     _put(installation, tenant)
     user = installation.write(tenant, identities.admit, "corp", ADA)
-    installation.write(tenant, identity.redeem, installation.settings.auth, user, ids.new(), "corp")
+    installation.write(tenant, logins.redeem, installation.settings.auth, user, ids.new(), "corp")
     _put(installation, tenant, replace(CORP, issuer="https://evil.example", just_in_time=False, domains=[]))
     assert _ended(installation, tenant, user) == [True]
     with pytest.raises(Refused, match="not let you in"):
@@ -158,22 +158,22 @@ def test_where_a_provider_is_required_passwords_are_an_owners_only(
     member = _member(installation, tenant, "member@corp.example", Role.ADMIN)
     auth = installation.settings.auth
     for user in (owner, member):
-        installation.write(tenant, identity.open_login, auth, user)
+        installation.write(tenant, logins.open_login, auth, user)
     with pytest.raises(InvalidState):
         installation.write(tenant, providers.require, True)
     _put(installation, tenant)
     person = Person(CORP.issuer, "s-2", "member@corp.example", email_verified=True)
     assert installation.write(tenant, identities.admit, "corp", person) == member
-    installation.write(tenant, identity.redeem, auth, member, ids.new(), "corp")
+    installation.write(tenant, logins.redeem, auth, member, ids.new(), "corp")
     installation.write(tenant, providers.require, True)
     assert (_ended(installation, tenant, owner), _ended(installation, tenant, member)) == ([False], [True, False])
     with pytest.raises(Unauthenticated, match="identity provider"):
-        installation.write(tenant, identity.open_login, auth, member)
-    installation.write(tenant, identity.open_login, auth, owner)
+        installation.write(tenant, logins.open_login, auth, member)
+    installation.write(tenant, logins.open_login, auth, owner)
     with pytest.raises(InvalidState):
         installation.write(tenant, providers.remove, "corp")
     installation.write(tenant, providers.require, False)
-    installation.write(tenant, identity.open_login, auth, member)
+    installation.write(tenant, logins.open_login, auth, member)
 
 
 def test_a_provider_of_another_tenant_brings_nobody_in(

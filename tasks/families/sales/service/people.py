@@ -6,7 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tenants.context import Role
-from tenants.models import Membership, Tenant, User
+from tenants.models import Tenant
+from tenants.people import Membership, User
 
 
 def responsible(session: Session) -> list[str]:
