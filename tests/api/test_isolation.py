@@ -206,4 +206,6 @@ def _answer(caller: Caller, parent: str, operation: str, identifier: str) -> str
         with streams.events(caller, operation, id=identifier) as events:
             return json.dumps(next(events))
     answer = caller.post(operation, {"id": identifier})
-    return json.dumps([answer.status_code, answer.json()])
+    told = answer.json()
+    del told["extensions"]  # What the caller has left to spend.
+    return json.dumps([answer.status_code, told])

@@ -15,6 +15,7 @@ from tenants.context import ActorKind, Role, Scope
 from tests.schema.test_permissions import ROOT, _answer, _rule
 
 MANAGERS = {
+    "Mutation.assignPlan",
     "Mutation.backfillSchedule",
     "Mutation.createApiKey",
     "Mutation.createRole",
@@ -32,9 +33,16 @@ MANAGERS = {
     "Mutation.resumeTasks",
     "Mutation.revokeApiKey",
     "Mutation.revokeInvitation",
+    "Mutation.removeCredential",
+    "Mutation.removeIdentityProvider",
+    "Mutation.removePlan",
+    "Mutation.requireSingleSignOn",
     "Mutation.rotateApiKey",
+    "Mutation.setCredential",
+    "Mutation.setIdentityProvider",
     "Mutation.setLimit",
     "Mutation.setMemberRole",
+    "Mutation.setPlan",
     "Mutation.triggerSchedule",
     "Mutation.updateRole",
     "Mutation.updateSchedule",
