@@ -154,11 +154,8 @@ class Issuers:
             raise NotVouched("no ID token")
         try:
             header = jws.extract_compact(token.encode()).headers()
-            if (
-                header.get("alg") not in ALGORITHMS
-                or "crit" in header
-                or str(header.get("typ", "JWT")).upper() != "JWT"
-            ):
+            kind = str(header.get("typ", "JWT")).upper()
+            if header.get("alg") not in ALGORITHMS or "crit" in header or kind != "JWT":
                 raise NotVouched("signature")
             decoded = jwt.decode(token, await self._keys(known, header.get("kid")), algorithms=list(ALGORITHMS))
         except (JoseError, ValueError, TypeError):
