@@ -15,7 +15,7 @@ from schema.nodes import Node
 from schema.paging import Connection
 from schema.problems import DeletePayload, Payload
 from tasks import registry
-from tenants import ids, members, people
+from tenants import ids, members, models
 from tenants.context import Role
 from tenants.errors import NotFound
 
@@ -120,7 +120,7 @@ async def find_login(info: Info, id: str) -> LoginSession | None:
     return None if found is None else _show_login(found, info)
 
 
-def shown_role(row: people.Membership | people.Invitation) -> dict[str, object]:
+def shown_role(row: models.Membership | models.Invitation) -> dict[str, object]:
     """The role of a row, as clients see it."""
     return {
         "role": None if row.role is None else Role(row.role),
@@ -137,7 +137,7 @@ def _user(id: str) -> UUID:
         return UUID(int=0)
 
 
-def _show(row: people.Membership) -> Member:
+def _show(row: models.Membership) -> Member:
     return Member(
         id=strawberry.ID(ids.show("usr", row.user_id)),
         email=row.user.email,
@@ -146,7 +146,7 @@ def _show(row: people.Membership) -> Member:
     )
 
 
-def _show_login(row: people.LoginSession, info: Info) -> LoginSession:
+def _show_login(row: models.LoginSession, info: Info) -> LoginSession:
     return LoginSession(
         id=strawberry.ID(ids.show("ses", row.id)),
         user_id=strawberry.ID(ids.show("usr", row.user_id)),

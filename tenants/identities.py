@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from tenants import audit, context, identity, ids, quotas
 from tenants.context import Role
 from tenants.errors import Forbidden, InvalidInput, NotFound, QuotaExceeded
-from tenants.people import Identity, IdentityProvider, LoginSession, Membership, User
+from tenants.models import Identity, IdentityProvider, LoginSession, Membership, User
 from tenants.quotas import Quota
 
 _BRING_IN = text("SELECT bring_in(:provider, :user, :email, :role)")

@@ -14,8 +14,7 @@ from sqlalchemy.orm import Session
 from tenants import audit, ids, quotas
 from tenants.context import Role
 from tenants.errors import InvalidInput, InvalidState, Issue, NotFound
-from tenants.models import ApiKey, Tenant
-from tenants.people import Membership
+from tenants.models import ApiKey, Membership, Tenant
 from tenants.quotas import Quota
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f]{1,255}")

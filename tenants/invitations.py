@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session, joinedload
 from tenants import audit, context, db, identity, ids, links, member_roles, pages, quotas
 from tenants.context import Role
 from tenants.errors import Conflict, InvalidState, NotFound, QuotaExceeded, RateLimited
+from tenants.models import Invitation, Membership, User
 from tenants.pages import Page
-from tenants.people import Invitation, Membership, User
 from tenants.quotas import Quota
 
 _AGAIN = timedelta(minutes=1)

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from tenants import audit, db, identity, ids, signing
 from tenants.errors import Conflict, InvalidInput, Issue, NotFound
-from tenants.people import AccountLink
+from tenants.models import AccountLink
 from tenants.settings import KeyRing, Settings
 
 _PARTS = struct.Struct(">B16s16s")

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from tenants import audit, context, db, identity, ids, signing
 from tenants.context import Role
 from tenants.errors import Unauthenticated
-from tenants.people import Identity, IdentityProvider, LoginSession, Membership
+from tenants.models import Identity, IdentityProvider, LoginSession, Membership
 from tenants.settings import Auth, KeyRing
 
 _GRACE = timedelta(seconds=10)

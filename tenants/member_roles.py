@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from tenants import audit, context, identity, ids, keys, pages
 from tenants.context import ActorKind, Role
 from tenants.errors import Conflict, Forbidden, InvalidInput, InvalidState, Issue, NotFound
+from tenants.models import CustomRole, Invitation, Membership
 from tenants.pages import Page
-from tenants.people import CustomRole, Invitation, Membership
 
 _LONGEST_NAME = 100
 

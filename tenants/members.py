@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, joinedload
 from tenants import audit, context, identity, ids, member_roles, pages
 from tenants.context import Role
 from tenants.errors import NotFound
+from tenants.models import LoginSession, Membership
 from tenants.pages import Page
-from tenants.people import LoginSession, Membership
 
 
 def page(session: Session, *, first: int | None = None, after: str | None = None) -> Page[Membership]:

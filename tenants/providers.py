@@ -16,8 +16,7 @@ from sqlalchemy.orm import Session
 from tenants import audit, context, credentials, db, identity
 from tenants.context import Role
 from tenants.errors import Conflict, InvalidInput, InvalidState, Issue, NotFound
-from tenants.models import Tenant
-from tenants.people import Identity, IdentityProvider, LoginSession, Membership
+from tenants.models import Identity, IdentityProvider, LoginSession, Membership, Tenant
 from tenants.settings import Settings
 
 CREDENTIAL_KIND = "oidc_client_secret"

@@ -1,4 +1,4 @@
-"""The tables of people: memberships and roles, invitations, links in mails, logins, identity providers."""
+"""Memberships and roles, invitations, links in mails, logins, identity providers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from tenants.db import Base, TenantRow
-from tenants.models import Key, Moment
+from tenants.models.tenants import Key, Moment
 
 _ROLES = "role IN ('OWNER', 'ADMIN', 'MEMBER', 'VIEWER')"
 _ONE_ROLE = "(role IS NULL) <> (role_id IS NULL)"
