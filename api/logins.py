@@ -47,13 +47,13 @@ class Logins:
         """Exchange tenant, e-mail address and password for tokens. Whatever is wrong, the answer is the same."""
         slug, email, password = await forms.read(request, "tenant", "email", "password")
         try:
-            person = identity.normalise(email)
+            email = identity.normalise(email)
         except InvalidInput:
-            person = ""  # Nobody's; asked for and verified all the same, so that it takes as long.
-        self._proofs.check(request, person)
-        found = await self._authenticator.look_up(logins.find_login, slug, person)
+            email = ""  # Nobody's; asked for and verified all the same, so that it takes as long.
+        self._proofs.check(request, email)
+        found = await self._authenticator.look_up(logins.find_login, slug, email)
         try:
-            await self._proofs.require(request, person, found.password_hash if found else None, password, _REFUSED)
+            await self._proofs.require(request, email, found.password_hash if found else None, password, _REFUSED)
         except Unauthenticated:
             metrics.LOGINS.labels("refused").inc()
             if found is not None:
@@ -131,10 +131,10 @@ class Logins:
         """Replace the caller's password, and end all of their other logins, in every tenant."""
         current, password = await forms.read(request, "current", "password")
         scope = await self._person(request)
-        person = scope.principal.email or ""
-        self._proofs.check(request, person)
+        email = scope.principal.email or ""
+        self._proofs.check(request, email)
         before = await scope.read(passwords.own)
-        await self._proofs.require(request, person, before, current, "The current password is wrong.")
+        await self._proofs.require(request, email, before, current, "The current password is wrong.")
         assert before is not None
         await scope.write(passwords.change, before, await self._proofs.hash(password))
         return Response(status_code=204)
