@@ -29,7 +29,7 @@ from api.issuers import Issuers, NotVouched
 from tenants import encryption, identities, ids, logins, providers
 from tenants.context import Scope
 from tenants.errors import InvalidInput, Issue, Misconfigured, NotFound, Unauthenticated, Unavailable
-from tenants.identities import Person, Refused
+from tenants.identities import Claims, Refused
 from tenants.providers import Client
 from tenants.settings import Settings
 
@@ -134,15 +134,15 @@ class Oidc:
             self._addresses.fail(address)
             raise Unauthenticated(_REFUSED, reason="invalid")
         client, scope = await self._client(request)
-        person: Person | None = None
+        claims: Claims | None = None
         try:
-            person = await self._ask(request, client, kept)
-            user = await scope.write(identities.admit, client.name, person)
+            claims = await self._ask(request, client, kept)
+            user = await scope.write(identities.admit, client.name, claims)
         except (NotVouched, Refused) as error:
             metrics.LOGINS.labels("refused").inc()
             self._addresses.fail(address)
             log.info("login_refused", provider=client.name, reason=error.reason)
-            await scope.write(identities.refuse, client.name, error.reason, person)
+            await scope.write(identities.refuse, client.name, error.reason, claims)
             outcome = {"error": "access_denied"}
         else:
             metrics.LOGINS.labels("accepted").inc()
@@ -177,7 +177,7 @@ class Oidc:
             log.error("provider_unusable", reason=error.message)
             raise Unavailable("The identity provider can't be asked now.") from None
 
-    async def _ask(self, request: Request, client: Client, kept: dict[str, Any]) -> Person:
+    async def _ask(self, request: Request, client: Client, kept: dict[str, Any]) -> Claims:
         """Whom the provider vouches for by what the browser has brought back."""
         given = request.query_params
         described = await self._issuers.describe(client.issuer)

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session, joinedload
 
-from tenants import audit, context, db, identity, ids, links, member_roles, pages, quotas
+from tenants import audit, context, db, identity, ids, links, member_roles, members, pages, quotas
 from tenants.context import Role
 from tenants.errors import Conflict, InvalidState, NotFound, QuotaExceeded, RateLimited
 from tenants.models import Invitation, Membership, User
@@ -55,7 +55,7 @@ def create(
         QuotaExceeded: too many invitations are open.
     """
     address = links.deliverable(email)
-    given = member_roles.gift(session, role, custom, families)
+    member_roles.check_grantable(session, role, custom, families)
     identity.lock_tenant(session)
     members = select(User.id).join(Membership, Membership.user_id == User.id).where(User.email == address)
     if session.scalar(members) is not None:
@@ -76,8 +76,8 @@ def create(
     row = Invitation(
         id=ids.new(),
         email=address,
-        role=None if given.role is None else given.role.value,
-        role_id=given.custom_id,
+        role=None if role is None else role.value,
+        role_id=custom,
         invited_by=context.principal(session).actor,
         expires_at=now + timedelta(days=days),
     )
@@ -151,7 +151,7 @@ def accept(session: Session, invitation: UUID, password_hash: str) -> UUID:
         NotFound: it can't be accepted any more.
         QuotaExceeded: the tenant has as many members as its plan has room for.
     """
-    quotas.take(session, Quota.MEMBERS, identity.MEMBERS)
+    quotas.take(session, Quota.MEMBERS, members.COUNT)
     tenant = context.principal(session).tenant
     values = {"tenant": tenant, "invitation": invitation, "user": ids.new(), "hash": password_hash}
     rows = db.fetch(session, _ACCEPT, values)
@@ -170,4 +170,4 @@ def _whole() -> Select[Any]:
 
 def _shown(row: Invitation) -> dict[str, Any]:
     """What the audit log tells of an invitation."""
-    return {"email": row.email, "role": identity.shown_role(row.role, row.role_id)}
+    return {"email": row.email, "role": member_roles.shown_role(row.role, row.role_id)}

@@ -1,9 +1,10 @@
-"""Logins: opened, found by their tokens, carried on and ended."""
+"""Logins: opened, found by their tokens, carried on, listed and ended."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -12,10 +13,11 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, db, identity, ids, signing
+from tenants import audit, context, db, identity, ids, members, pages, signing
 from tenants.context import Role
-from tenants.errors import Unauthenticated
+from tenants.errors import NotFound, Unauthenticated
 from tenants.models import Identity, IdentityProvider, LoginSession, Membership
+from tenants.pages import Page
 from tenants.settings import Auth, KeyRing
 
 _GRACE = timedelta(seconds=10)
@@ -140,9 +142,7 @@ def open_login(
     Raises:
         Unauthenticated: members of this tenant log in through its identity provider, and this is no owner.
     """
-    if identity.tenant(session).sso_only and not session.scalar(
-        select(Membership.user_id).where(Membership.user_id == user, identity.IS_OWNER)
-    ):
+    if identity.tenant(session).sso_only and not session.scalar(members.OWNERS.where(Membership.user_id == user)):
         raise Unauthenticated("Log in through the identity provider of this tenant.", reason="sso")
     row = LoginSession(
         id=ids.new(),
@@ -247,6 +247,54 @@ def close_login(session: Session, session_id: UUID) -> None:
     )
     if closed is not None:
         audit.record(session, "login.close", ids.show("ses", session_id), user=ids.show("usr", closed))
+
+
+def page(
+    session: Session, user: UUID | None = None, *, first: int | None = None, after: str | None = None
+) -> Page[LoginSession]:
+    """One page of the open logins of a person to this tenant, newest first.
+
+    Args:
+        user: whose; the caller's own when None. Others' are none for who may not manage members.
+    """
+    caller = context.principal(session)
+    person = caller.person if user is None else user
+    if person != caller.person and not caller.may("members:manage"):
+        person = None
+    query = select(LoginSession).where(
+        LoginSession.user_id == person, LoginSession.revoked_at.is_(None), LoginSession.expires_at > func.now()
+    )
+    return pages.read(session, query, LoginSession.id, "login", first=first, after=after)
+
+
+def get(session: Session, login: UUID) -> LoginSession:
+    """A login to this tenant: the caller's own, or a member's for who may manage members.
+
+    Raises:
+        NotFound: there is none with this id.
+    """
+    caller = context.principal(session)
+    row = session.scalar(select(LoginSession).where(LoginSession.id == login))
+    if row is None or (row.user_id != caller.person and not caller.may("members:manage")):
+        raise NotFound
+    return row
+
+
+def revoke(session: Session, login: UUID, families: Sequence[str]) -> LoginSession:
+    """End a login, within seconds also on open sockets; one that has ended stays as it is.
+
+    Raises:
+        NotFound: as `get`.
+        Forbidden: it is of somebody whose role is worth more than the caller's.
+    """
+    row = get(session, login)
+    if row.user_id != context.principal(session).person:
+        members.require_above(session, members.get(session, row.user_id), families)
+    if row.revoked_at is None:
+        row.revoked_at = datetime.now(UTC)
+        session.flush()
+    audit.record(session, "login.revoke", ids.show("ses", row.id), user=ids.show("usr", row.user_id))
+    return row
 
 
 def _tokens(auth: Auth, token: RefreshToken) -> Tokens:

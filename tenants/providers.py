@@ -13,10 +13,10 @@ from pydantic import SecretStr
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, credentials, db, identity
+from tenants import audit, context, credentials, db, identity, members
 from tenants.context import Role
 from tenants.errors import Conflict, InvalidInput, InvalidState, Issue, NotFound
-from tenants.models import Identity, IdentityProvider, LoginSession, Membership, Tenant
+from tenants.models import Identity, IdentityProvider, LoginSession, Tenant
 from tenants.settings import Settings
 
 CREDENTIAL_KIND = "oidc_client_secret"
@@ -151,8 +151,7 @@ def require(session: Session, required: bool) -> None:
     before = identity.tenant(session).sso_only
     session.execute(update(Tenant).values(sso_only=required))
     if required:
-        owners = select(Membership.user_id).where(Membership.role == Role.OWNER.value)
-        _end_logins(session, LoginSession.provider.is_(None), LoginSession.user_id.not_in(owners))
+        _end_logins(session, LoginSession.provider.is_(None), LoginSession.user_id.not_in(members.OWNERS))
     audit.record(session, "sso.require", None, before={"required": before}, after={"required": required})
 
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 
-from tenants import identity, ids, keys, logins, signing, system
+from tenants import ids, keys, logins, members, signing, system
 from tenants.context import Principal, Role
 from tenants.errors import Forbidden, InvalidInput, InvalidState
 from tests.support import apis, streams
@@ -277,7 +277,7 @@ def member(api: Api, tenant: Principal) -> Callable[[str], tuple[UUID, str]]:
 
     def make(email: str) -> tuple[UUID, str]:
         user = system.enroll(api.installation.settings, email, PASSWORD)
-        api.installation.write(tenant, identity.join, user, Role.OWNER)
+        api.installation.write(tenant, members.join, user, Role.OWNER)
         [(slug,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
         return user, str(slug)
 

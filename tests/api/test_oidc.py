@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from tenants import encryption, identity, ids, system
+from tenants import encryption, ids, members, system
 from tenants.context import Principal, Role
 from tests.support import issuers, streams
 from tests.support.apis import Api, Caller
@@ -95,7 +95,7 @@ def _logins(api: Api, tenant: Principal) -> int:
 
 def _join(api: Api, tenant: Principal, email: str, role: Role, password: str | None = None) -> UUID:
     user = system.enroll(api.installation.settings, email, password)
-    api.installation.write(tenant, identity.join, user, role)
+    api.installation.write(tenant, members.join, user, role)
     return user
 
 

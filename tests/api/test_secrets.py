@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from tenants import identity, ids, keys, system
+from tenants import ids, keys, members, system
 from tenants.context import Principal, Role
 from tests.support import apis
 from tests.support.apis import Api, Caller
@@ -124,7 +124,7 @@ def _work(room: Room, tenant: Principal) -> None:
     installation, api = room.api.installation, room.api
     [(slug,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
     user = system.enroll(installation.settings, "ada@example.org", PASSWORD)
-    installation.write(tenant, identity.join, user, Role.OWNER)
+    installation.write(tenant, members.join, user, Role.OWNER)
 
     room.post("login", tenant=slug, email="ada@example.org", password=PASSWORD + "x")
     first = room.post("login", tenant=slug, email="ada@example.org", password=PASSWORD)

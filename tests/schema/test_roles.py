@@ -10,7 +10,7 @@ import pytest
 from schema import permissions
 from schema.context import Context
 from tasks import registry
-from tenants import identity
+from tenants import member_roles
 from tenants.context import ActorKind, Role, Scope
 from tests.schema.test_permissions import ROOT, _answer, _rule
 
@@ -79,7 +79,9 @@ REFUSED: dict[Role, set[str]] = {
 
 @pytest.mark.parametrize("role", Role)
 def test_a_role_is_refused_what_is_listed_and_nothing_else(role: Role, new_context: Callable[..., Context]) -> None:
-    caller = replace(new_context(*identity.scopes(role, registry.offered())).caller, kind=ActorKind.USER, role=role)
+    caller = replace(
+        new_context(*member_roles.built_in(role, registry.offered())).caller, kind=ActorKind.USER, role=role
+    )
     refused = set()
     for name in ROOT:
         rule = _rule(name)
@@ -94,7 +96,7 @@ def test_a_role_is_refused_what_is_listed_and_nothing_else(role: Role, new_conte
 
 @pytest.mark.parametrize("name", sorted(name for name in MANAGERS if name.startswith("Mutation.")))
 async def test_a_member_is_refused_where_it_says_so(name: str, new_context: Callable[..., Context]) -> None:
-    context = new_context(*identity.scopes(Role.MEMBER, registry.offered()))
+    context = new_context(*member_roles.built_in(Role.MEMBER, registry.offered()))
     assert context.scope is not None
     member = replace(context.caller, kind=ActorKind.USER, role=Role.MEMBER)
     context.scope = Scope(member, context.scope._database, context.scope._after_commit)

@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from tenants import credentials, identities, identity, ids, logins, providers, system
+from tenants import credentials, identities, ids, logins, members, providers, system
 from tenants.context import ActorKind, Principal, Role
 from tenants.errors import Conflict, Forbidden, InvalidInput, InvalidState, NotFound, Unauthenticated
-from tenants.identities import Person, Refused
+from tenants.identities import Claims, Refused
 from tenants.providers import ProviderRequest
 from tests.support.installations import Installation
 
@@ -20,7 +20,7 @@ CORP = ProviderRequest(
     "corp", "https://login.corp.example", "client", domains=["corp.example"], default_role=Role.MEMBER,
     just_in_time=True, client_secret=SecretStr("a client secret"),
 )  # fmt: skip
-ADA = Person(CORP.issuer, "s-1", "ada@corp.example", email_verified=True)
+ADA = Claims(CORP.issuer, "s-1", "ada@corp.example", email_verified=True)
 
 
 def _put(installation: Installation, tenant: Principal, request: ProviderRequest = CORP) -> None:
@@ -29,7 +29,7 @@ def _put(installation: Installation, tenant: Principal, request: ProviderRequest
 
 def _member(installation: Installation, tenant: Principal, email: str, role: Role) -> UUID:
     user = system.enroll(installation.settings, email, None)
-    installation.write(tenant, identity.join, user, role)
+    installation.write(tenant, members.join, user, role)
     return user
 
 
@@ -162,8 +162,8 @@ def test_where_a_provider_is_required_passwords_are_an_owners_only(
     with pytest.raises(InvalidState):
         installation.write(tenant, providers.require, True)
     _put(installation, tenant)
-    person = Person(CORP.issuer, "s-2", "member@corp.example", email_verified=True)
-    assert installation.write(tenant, identities.admit, "corp", person) == member
+    claims = Claims(CORP.issuer, "s-2", "member@corp.example", email_verified=True)
+    assert installation.write(tenant, identities.admit, "corp", claims) == member
     installation.write(tenant, logins.redeem, auth, member, ids.new(), "corp")
     installation.write(tenant, providers.require, True)
     assert (_ended(installation, tenant, owner), _ended(installation, tenant, member)) == ([False], [True, False])
