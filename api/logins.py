@@ -64,9 +64,7 @@ class Logins:
         assert found is not None
         metrics.LOGINS.labels("accepted").inc()
         scope = self._authenticator.member(found.tenant, ids.show("usr", found.user))
-        return forms.show(
-            await scope.write(logins.open_login, self._auth, found.user, by_password=True, agent=forms.agent(request))
-        )
+        return forms.show(await scope.write(logins.open_login, self._auth, found.user, forms.agent(request)))
 
     async def refresh(self, request: Request) -> Response:
         """Exchange a refresh token for the next pair; a second use ends the whole login."""
@@ -122,10 +120,9 @@ class Logins:
         wanted = next((one for one in found if one.slug == slug and one.tenant != caller.tenant), None)
         if wanted is None:
             raise NotFound("You are in no other tenant of this name, or this login does not lead there: log in to it.")
-        scope = self._authenticator.member(wanted.tenant, ids.show("usr", wanted.user))
-        return forms.show(
-            await scope.write(logins.open_login, self._auth, wanted.user, by_password=True, agent=forms.agent(request))
-        )
+        assert caller.person is not None
+        scope = self._authenticator.member(wanted.tenant, caller.actor)
+        return forms.show(await scope.write(logins.open_login, self._auth, caller.person, forms.agent(request)))
 
     async def change_password(self, request: Request) -> Response:
         """Replace the caller's password, and end all of their other logins, in every tenant."""

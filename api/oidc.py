@@ -160,7 +160,9 @@ class Oidc:
             raise Unauthenticated(_REFUSED, reason="invalid")
         user, login = UUID(found["user"]), UUID(found["login"])
         scope = self._authenticator.member(UUID(found["tenant"]), ids.show("usr", user))
-        tokens = await scope.write(logins.redeem, self._settings.auth, user, login, found["provider"])
+        tokens = await scope.write(
+            logins.redeem, self._settings.auth, user, login, found["provider"], forms.agent(request)
+        )
         if tokens is None:
             raise Unauthenticated(_REFUSED, reason="revoked")
         return forms.show(tokens)

@@ -6,16 +6,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, identity, ids, members, quotas
+from tenants import audit, context, identity, ids, logins, members
 from tenants.context import Role
 from tenants.errors import Forbidden, InvalidInput, NotFound, QuotaExceeded
 from tenants.models import Identity, IdentityProvider, LoginSession, Membership, User
-from tenants.quotas import Quota
 
-_BRING_IN = text("SELECT bring_in(:provider, :user, :email, :role)")
+_BRING_IN = text("SELECT bring_in(:provider, :user, :email)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +88,7 @@ def refuse(session: Session, provider: str, reason: str, claims: Claims | None) 
     if claims is not None and reason == "role":
         known = session.get(Identity, (context.principal(session).tenant, claims.issuer, claims.subject))
         if known is not None:
-            session.execute(
-                update(LoginSession)
-                .where(LoginSession.user_id == known.user_id, LoginSession.provider == provider)
-                .where(LoginSession.revoked_at.is_(None))
-                .values(revoked_at=func.now())
-            )
+            logins.end(session, LoginSession.user_id == known.user_id, LoginSession.provider == provider)
     audit.record(session, "login.refuse", subject, provider=provider, reason=reason)
 
 
@@ -111,21 +105,19 @@ def _meet(session: Session, row: IdentityProvider, claims: Claims, role: Role | 
     """The user behind a subject who has not been here before, and whether they have just become a member."""
     address = _address(row, claims)
     user = session.scalar(select(User.id).join(Membership, Membership.user_id == User.id).where(User.email == address))
-    joined = user is None
+    joined = False
     if user is None:
         if not row.just_in_time:
             raise Refused("no member")
         if role is None:
             raise Refused("role")
-        try:
-            quotas.take(session, Quota.MEMBERS, members.COUNT)
-        except QuotaExceeded:
-            raise Refused("no room") from None
-        user = session.scalar(
-            _BRING_IN, {"provider": row.name, "user": ids.new(), "email": address, "role": role.value}
-        )
+        user = session.scalar(_BRING_IN, {"provider": row.name, "user": ids.new(), "email": address})
         if user is None:
             raise Refused("no member")
+        try:
+            joined = members.add(session, user, role)
+        except QuotaExceeded:
+            raise Refused("no room") from None
     elif session.scalar(select(Identity).where(Identity.issuer == claims.issuer, Identity.user_id == user)):
         # The address has come to another person there, who is not the member it once led to.
         raise Refused("another subject")
@@ -147,14 +139,11 @@ def _address(row: IdentityProvider, claims: Claims) -> str:
 
 def _follow(session: Session, user: UUID, role: Role | None) -> None:
     """Give a member the role that their groups are worth. Owners are made and unmade by owners alone."""
-    row = session.scalar(select(Membership).where(Membership.user_id == user).with_for_update())
+    row = members.lock(session, user)
     assert row is not None
     if row.role == Role.OWNER:
         return
     if role is None:
         raise Refused("role")
     if row.role != role:
-        before = row.role
-        row.role = role.value
-        session.flush()
-        audit.record(session, "member.role", ids.show("usr", user), before={"role": before}, after={"role": role.value})
+        members.give(session, row, role)

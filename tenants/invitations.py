@@ -11,12 +11,11 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session, joinedload
 
-from tenants import audit, context, db, identity, ids, links, member_roles, members, pages, quotas
+from tenants import audit, context, db, identity, ids, links, member_roles, members, pages
 from tenants.context import Role
 from tenants.errors import Conflict, InvalidState, NotFound, QuotaExceeded, RateLimited
 from tenants.models import Invitation, Membership, User
 from tenants.pages import Page
-from tenants.quotas import Quota
 
 _AGAIN = timedelta(minutes=1)
 """How soon the same address may be invited again: each time it gets a mail."""
@@ -151,16 +150,16 @@ def accept(session: Session, invitation: UUID, password_hash: str) -> UUID:
         NotFound: it can't be accepted any more.
         QuotaExceeded: the tenant has as many members as its plan has room for.
     """
-    quotas.take(session, Quota.MEMBERS, members.COUNT)
     tenant = context.principal(session).tenant
     values = {"tenant": tenant, "invitation": invitation, "user": ids.new(), "hash": password_hash}
     rows = db.fetch(session, _ACCEPT, values)
     if not rows:
         raise links.gone()
-    user: UUID = rows[0]["user_id"]
-    audit.record(
-        session, "invitation.accept", ids.show("inv", invitation), user=ids.show("usr", user), joined=rows[0]["joined"]
-    )
+    [accepted] = rows
+    user: UUID = accepted["user_id"]
+    role = None if accepted["role"] is None else Role(accepted["role"])
+    joined = members.add(session, user, role, accepted["role_id"])
+    audit.record(session, "invitation.accept", ids.show("inv", invitation), user=ids.show("usr", user), joined=joined)
     return user
 
 

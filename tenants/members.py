@@ -22,7 +22,7 @@ OWNERS = select(Membership.user_id).where(Membership.role == Role.OWNER.value)
 """Who they are."""
 
 
-def join(session: Session, user: UUID, role: Role | None, custom: UUID | None = None) -> Membership:
+def join(session: Session, user: UUID, role: Role | None, custom: UUID | None = None) -> None:
     """Make a person a member of the session's tenant, or give a member another role.
 
     Args:
@@ -33,13 +33,19 @@ def join(session: Session, user: UUID, role: Role | None, custom: UUID | None = 
         InvalidState: the tenant would be left without an owner.
         QuotaExceeded: the tenant has as many members as its plan has room for.
     """
-    row = lock(session, user)
-    if row is None:
-        quotas.take(session, Quota.MEMBERS, COUNT)
-        row = Membership(user_id=user)
-        session.add(row)
-    give(session, row, role, custom)
-    return row
+    give(session, lock(session, user) or _new(session, user), role, custom)
+
+
+def add(session: Session, user: UUID, role: Role | None, custom: UUID | None = None) -> bool:
+    """Make a person a member who is none, and say whether they were none: a member stays what they are.
+
+    Raises:
+        QuotaExceeded: as `join`.
+    """
+    if lock(session, user) is not None:
+        return False
+    give(session, _new(session, user), role, custom)
+    return True
 
 
 def give(session: Session, row: Membership, role: Role | None, custom: UUID | None = None) -> None:
@@ -131,6 +137,14 @@ def require_above(session: Session, member: Membership, families: Sequence[str])
 
 def _whole() -> Select[Any]:
     return select(Membership).options(joinedload(Membership.user), joinedload(Membership.custom))
+
+
+def _new(session: Session, user: UUID) -> Membership:
+    """A member who has no role yet."""
+    quotas.take(session, Quota.MEMBERS, COUNT)
+    row = Membership(user_id=user)
+    session.add(row)
+    return row
 
 
 def _lock_below(session: Session, user: UUID, families: Sequence[str]) -> Membership:
