@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -9,12 +10,12 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from tenants import credentials, identities, ids, logins, members, providers, system
+from tenants import credentials, db, identities, ids, invitations, logins, members, providers, system
 from tenants.context import ActorKind, Principal, Role
 from tenants.errors import Conflict, Forbidden, InvalidInput, InvalidState, NotFound, Unauthenticated
 from tenants.identities import Claims, Refused
 from tenants.providers import ProviderRequest
-from tests.support.installations import Installation
+from tests.support.installations import Installation, eventually
 
 CORP = ProviderRequest(
     "corp", "https://login.corp.example", "client", domains=["corp.example"], default_role=Role.MEMBER,
@@ -190,3 +191,29 @@ def test_a_provider_of_another_tenant_brings_nobody_in(
         )
         assert made is None
     assert installation.rows("SELECT count(*) FROM users") == people
+
+
+def test_who_becomes_an_owner_while_a_provider_brings_them_in_stays_one(
+    installation: Installation, tenant: Principal
+) -> None:
+    _put(installation, tenant)
+    grace, invitation = Claims(CORP.issuer, "s-3", "grace@corp.example", email_verified=True), ids.new()
+    installation.rows(
+        "INSERT INTO invitations (tenant_id, id, email, role, invited_by, expires_at)"
+        " VALUES (%s, %s, %s, 'OWNER', 'tests', now() + interval '1 h')",
+        str(tenant.tenant), str(invitation), grace.email,
+    )  # fmt: skip
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    engine = db.sync_engine(installation.addresses.app, pool_size=1)
+    with db.open_session(engine, tenant) as session, ThreadPoolExecutor(1) as threads:
+        user = invitations.accept(session, invitation, "a hash")
+        coming = threads.submit(installation.write, tenant, identities.admit, "corp", grace)
+        try:
+            eventually(lambda: installation.rows(waits))
+        finally:
+            session.commit()
+        assert coming.result(30) == user
+    engine.dispose()
+    became = "SELECT detail->>'after' FROM audit_entries WHERE tenant_id = %s AND action = 'member.set'"
+    assert installation.rows(became, str(tenant.tenant)) == [("OWNER",)]
+    assert installation.rows("SELECT role FROM memberships WHERE user_id = %s", str(user)) == [("OWNER",)]
