@@ -199,7 +199,7 @@ def read_filter(given: RunFilter | None) -> filters.RunFilter:
         return filters.RunFilter()
     schedule_id = None if given.schedule_id is None else _known("sch", [given.schedule_id])
     return filters.RunFilter(
-        ids=set() if schedule_id == [] else None if given.ids is None else _known("run", given.ids),
+        ids=[] if schedule_id == [] else None if given.ids is None else _known("run", given.ids),
         task_name=given.task_name,
         family=given.family,
         states=given.states,

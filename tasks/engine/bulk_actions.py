@@ -109,8 +109,9 @@ def begin(session: Session, kind: ActionKind, wanted: RunFilter) -> BulkAction:
     action = session.scalars(made.returning(BulkAction)).one()
     if kind is ActionKind.RETRY:
         _check_backlog(session, action.id)
-    told = {name: value for name, value in asdict(wanted).items() if value is not None}
-    audit.record(session, f"runs.{kind.value.lower()}", ids.show("bulk", action.id), matched=action.total, filter=told)
+    audit.record(
+        session, f"runs.{kind.value.lower()}", ids.show("bulk", action.id), matched=action.total, filter=_told(wanted)
+    )
     return action
 
 
@@ -161,6 +162,20 @@ def _check_backlog(session: Session, action: UUID) -> None:
             f"The limit {over.name} lets {over.amount:g} runs wait: {over.waiting} do, and {over.more} would more."
         )
         raise QuotaExceeded(message, limit_name=over.name, limit=over.amount, used=over.waiting)
+
+
+def _told(wanted: RunFilter) -> dict[str, Any]:
+    """What the audit log tells of a filter."""
+    told = {name: value for name, value in asdict(wanted).items() if value is not None}
+    if wanted.ids is not None:
+        told["ids"] = [ids.show("run", run) for run in wanted.ids]
+    if wanted.states is not None:
+        told["states"] = [state.value for state in wanted.states]
+    if wanted.schedule_id is not None:
+        told["schedule_id"] = ids.show("sch", wanted.schedule_id)
+    if wanted.dead_letter_group is not None:
+        told["dead_letter_group"] = ids.show("dlg", wanted.dead_letter_group)
+    return told
 
 
 def _matching(session: Session, kind: ActionKind, wanted: RunFilter) -> Select[Any]:

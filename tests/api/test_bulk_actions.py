@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -194,3 +195,17 @@ def test_a_page_of_groups_has_its_bounds(api: Api, tenant: Principal, first: int
     caller = api.caller(tenant)
     assert caller.fail(GROUPS, n=first) == "BAD_USER_INPUT"
     assert caller.fail(GROUPS, a="nonsense") == "BAD_USER_INPUT"
+
+
+def test_the_audit_log_tells_which_runs_were_meant(api: Api, tenant: Principal) -> None:
+    caller, run = api.caller(tenant), ids.show("run", ids.new())
+    meant = (
+        ({"scheduleId": "of nothing here"}, {"ids": []}),
+        ({"scheduleId": ids.show("sch", UUID(int=7))}, {"schedule_id": ids.show("sch", UUID(int=7))}),
+        ({"ids": [run], "states": ["QUEUED"]}, {"ids": [run], "states": ["QUEUED"]}),
+        ({"createdAfter": "2026-11-22T00:00:00Z"}, {"created_after": "2026-11-22T00:00:00+00:00"}),
+    )
+    for given, told in meant:
+        assert caller.ask(CANCEL, f=given, d=False)["cancelRuns"]["success"]
+        [newest] = caller.ask("{ auditLog(first: 1) { nodes { detail } } }")["auditLog"]["nodes"]
+        assert newest["detail"] == {"matched": 0, "filter": told}
