@@ -8,14 +8,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from api import auth, forms
+from api import auth, forms, logins
 from api.answers import Json
 from api.auth import Authenticator
 from api.backoff import BackOff
 from api.proofs import Proofs
 from api.static import ACCOUNT
 from tasks.families.accounts.service import requests
-from tenants import identity, ids, invitations, links, logins
+from tenants import identity, ids, invitations, links
 from tenants.errors import Forbidden, TenantSuspended
 from tenants.links import Kind
 from tenants.settings import Settings
@@ -112,9 +112,7 @@ class Accounts:
         return await self._log_in(request, tenant, user)
 
     async def _log_in(self, request: Request, tenant: UUID, user: UUID) -> Response:
-        scope = self._authenticator.member(tenant, ids.show("usr", user))
-        opened = await scope.write(logins.open_login, self._settings.auth, user, forms.agent(request))
-        return forms.show(opened, 201)
+        return forms.show(await logins.enter(self._authenticator, self._settings.auth, request, tenant, user), 201)
 
     def _count(self, request: Request, email: str) -> None:
         """Let nobody have mails sent in masses, to one address or from one."""

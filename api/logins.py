@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,7 +15,8 @@ from api.proofs import Proofs
 from tenants import identity, ids, logins, passwords, signing
 from tenants.context import ActorKind, Principal, Scope
 from tenants.errors import Forbidden, InvalidInput, NotFound, Unauthenticated
-from tenants.settings import Settings
+from tenants.logins import Tokens
+from tenants.settings import Auth, Settings
 
 _REFUSED = "The tenant, the e-mail address or the password is wrong."
 
@@ -62,9 +65,9 @@ class Logins:
                 self._authenticator.tell_refusal(member, "login.refuse", why="password", address=address)
             raise
         assert found is not None
+        tokens = await enter(self._authenticator, self._auth, request, found.tenant, found.user)
         metrics.LOGINS.labels("accepted").inc()
-        scope = self._authenticator.member(found.tenant, ids.show("usr", found.user))
-        return forms.show(await scope.write(logins.open_login, self._auth, found.user, forms.agent(request)))
+        return forms.show(tokens)
 
     async def refresh(self, request: Request) -> Response:
         """Exchange a refresh token for the next pair; a second use ends the whole login."""
@@ -121,8 +124,7 @@ class Logins:
         if wanted is None:
             raise NotFound("You are in no other tenant of this name, or this login does not lead there: log in to it.")
         assert caller.person is not None
-        scope = self._authenticator.member(wanted.tenant, caller.actor)
-        return forms.show(await scope.write(logins.open_login, self._auth, caller.person, forms.agent(request)))
+        return forms.show(await enter(self._authenticator, self._auth, request, wanted.tenant, caller.person))
 
     async def change_password(self, request: Request) -> Response:
         """Replace the caller's password, and end all of their other logins, in every tenant."""
@@ -145,3 +147,19 @@ class Logins:
         if principal.kind is not ActorKind.USER:
             raise Forbidden("This is for people who have logged in, not for API keys.")
         return self._authenticator.scope(principal)
+
+
+async def enter(authenticator: Authenticator, settings: Auth, request: Request, tenant: UUID, user: UUID) -> Tokens:
+    """Open a login to a tenant for a member who has proved their own password.
+
+    Raises:
+        Unauthenticated: the tenant lets only its identity provider say who its members are; its audit log is told.
+    """
+    scope = authenticator.member(tenant, ids.show("usr", user))
+    try:
+        return await scope.write(logins.open_login, settings, user, forms.agent(request))
+    except Unauthenticated as refusal:
+        metrics.LOGINS.labels("refused").inc()
+        address = auth.client_address(request)
+        authenticator.tell_refusal(scope.principal, "login.refuse", why=refusal.reason, address=address)
+        raise

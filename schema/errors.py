@@ -129,6 +129,8 @@ def extensions(error: errors.TenantryError) -> dict[str, Any]:
             known["retryAfterSeconds"] = error.retry_after_seconds
         case errors.Forbidden() if error.required_scope:
             known["requiredScope"] = error.required_scope
+        case errors.QuotaExceeded():
+            known |= {"limitName": error.limit_name, "limit": error.limit, "used": error.used}
         case errors.Unauthenticated():
             known["reason"] = error.reason
         case errors.Unavailable() if error.retry_after_seconds:

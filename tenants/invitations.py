@@ -22,6 +22,12 @@ _AGAIN = timedelta(minutes=1)
 _MOST_OPEN = 1000
 _FIND = text("SELECT * FROM find_invitation(:tenant, :invitation)")
 _ACCEPT = text("SELECT * FROM accept_invitation(:tenant, :invitation, :user, :hash)")
+_MEMBER = (
+    select(Membership.user_id)
+    .join(User, User.id == Membership.user_id)
+    .join(Invitation, Invitation.email == User.email)
+)
+"""Who has the address of an invitation, and is a member already."""
 _IS_OPEN = (Invitation.accepted_at.is_(None), Invitation.revoked_at.is_(None))
 
 

@@ -9,10 +9,10 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from tenants import audit, ids, member_roles, pages, quotas
+from tenants import audit, identity, ids, logins, member_roles, pages, quotas
 from tenants.context import Role
 from tenants.errors import InvalidState, NotFound
-from tenants.models import ApiKey, Membership
+from tenants.models import ApiKey, LoginSession, Membership
 from tenants.pages import Page
 from tenants.quotas import Quota
 
@@ -56,6 +56,8 @@ def give(session: Session, row: Membership, role: Role | None, custom: UUID | No
     """
     if role is not Role.OWNER:
         _keep_an_owner(session, row)
+    if row.role == Role.OWNER and role is not Role.OWNER:
+        _end_password_logins(session, row.user_id)
     before = member_roles.shown_role(row.role, row.role_id)
     row.role, row.role_id = None if role is None else role.value, custom
     session.flush()
@@ -145,6 +147,12 @@ def _new(session: Session, user: UUID) -> Membership:
     row = Membership(user_id=user)
     session.add(row)
     return row
+
+
+def _end_password_logins(session: Session, user: UUID) -> None:
+    """End the logins that only an owner may have, where all others come through an identity provider."""
+    if identity.tenant(session).sso_only:
+        logins.end(session, LoginSession.user_id == user, LoginSession.provider.is_(None))
 
 
 def _lock_below(session: Session, user: UUID, families: Sequence[str]) -> Membership:

@@ -20,7 +20,7 @@ OPERATORS = "_operator"
 OPERATORS_ID = UUID("00000000-0000-7000-8000-000000000001")
 """Which the first migration gives it."""
 
-_CREATE_TENANT = text("SELECT create_tenant(:id, :slug, :name, :timezone, :families)")
+_CREATE_TENANT = text("SELECT create_tenant(:id, :slug, :name, :timezone, :families, :kind, :actor)")
 _FIND_TENANT = text("SELECT id FROM tenants WHERE slug = :slug")
 _EVERY_TENANT = text("SELECT id, slug FROM tenants ORDER BY slug")
 _ENROLL = text("SELECT * FROM enroll_user(:id, :email, :hash)")
@@ -52,7 +52,13 @@ def connect(settings: Settings) -> Iterator[Connection]:
 
 
 def create_tenant(
-    settings: Settings, slug: str, *, name: str | None = None, timezone: str = "UTC", families: Sequence[str] = ()
+    settings: Settings,
+    slug: str,
+    *,
+    name: str | None = None,
+    timezone: str = "UTC",
+    families: Sequence[str] = (),
+    actor: str = "tenantry",
 ) -> NewTenant:
     """Make a tenant.
 
@@ -61,6 +67,7 @@ def create_tenant(
         name: for people; the slug when None.
         timezone: the IANA name of its local time.
         families: what it has switched on from the start; the caller checks that they exist.
+        actor: who is named in its audit log as having made it.
 
     Raises:
         InvalidInput: a value is wrong.
@@ -77,6 +84,8 @@ def create_tenant(
                 "name": name or slug,
                 "timezone": timezone,
                 "families": sorted(set(families)),
+                "kind": ActorKind.OPERATOR.value,
+                "actor": actor,
             },
         )
     if not free:

@@ -34,7 +34,9 @@ def create_tenant(
     for chosen in families:
         if chosen not in registry.offered():
             raise InvalidInput(f"There is no family {chosen!r}: there are {', '.join(registry.offered())}.")
-    made = system.create_tenant(settings, slug, name=name, timezone=timezone, families=families)
+    made = system.create_tenant(
+        settings, slug, name=name, timezone=timezone, families=families, actor="tenantry tenant create"
+    )
     value = {"id": ids.show("ten", made.id), "slug": made.slug}
     terminal.answer(value, f"Made the tenant {made.slug} ({value['id']}).", as_json=as_json)
 

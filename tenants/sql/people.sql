@@ -1,6 +1,24 @@
 -- What people do who are in no tenant yet, or in several. Each function checks by itself that what it is asked for may
 -- be done, by a row that stands for it: an invitation, a link that was mailed, a login that is open.
 
+-- An id as everybody outside sees it, made as `tenants/ids.py` does: the kind, and the number in Crockford's base 32.
+CREATE OR REPLACE FUNCTION show_id(p_kind text, p_id uuid) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT p_kind || '_' || string_agg(
+    substr('0123456789abcdefghjkmnpqrstvwxyz', substring(b.bits FROM d * 5 + 1 FOR 5)::bit(5)::int + 1, 1), '' ORDER BY d)
+  FROM (SELECT B'00' || ('x' || replace(p_id::text, '-', ''))::bit(128) AS bits) b, generate_series(0, 25) d
+$$;
+REVOKE ALL ON FUNCTION show_id(text, uuid) FROM PUBLIC;
+
+-- Tells the audit log of each tenant that a person is a member of what they did to their account; not that of one,
+-- where there is one that knows. No tenant learns of another. For the functions here.
+CREATE OR REPLACE FUNCTION tell_tenants_of(p_user uuid, p_action text, p_but uuid) RETURNS void LANGUAGE sql AS $$
+  INSERT INTO public.audit_entries (tenant_id, id, actor_kind, actor, action, target, detail)
+  SELECT m.tenant_id, public.new_id(), 'USER', public.show_id('usr', p_user), p_action,
+         public.show_id('usr', p_user), '{}'
+  FROM public.memberships m WHERE m.user_id = p_user AND m.tenant_id IS DISTINCT FROM p_but
+$$;
+REVOKE ALL ON FUNCTION tell_tenants_of(uuid, text, uuid) FROM PUBLIC;
+
 CREATE OR REPLACE FUNCTION find_invitation(
   p_tenant uuid, p_invitation uuid,
   OUT email text, OUT password_hash text, OUT suspended boolean
@@ -57,6 +75,7 @@ REVOKE ALL ON FUNCTION find_link(text, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION find_link(text, uuid) TO tenantry_app;
 
 -- Sets the password of the person a link was mailed to, once, and ends all of their logins, and all links of the kind.
+-- All of their tenants are told.
 CREATE OR REPLACE FUNCTION reset_password(p_link uuid, p_hash text) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
@@ -71,6 +90,7 @@ BEGIN
     UPDATE public.account_links l SET used_at = clock_timestamp()
     WHERE l.email = v_email AND l.kind = 'RESET' AND l.used_at IS NULL;
     UPDATE public.login_sessions s SET revoked_at = clock_timestamp() WHERE s.user_id = v_user AND s.revoked_at IS NULL;
+    PERFORM tell_tenants_of(v_user, 'password.reset', NULL);
   END IF;
   RETURN v_user;
 END $$;
@@ -98,7 +118,9 @@ BEGIN
   IF v_user.user_id <> p_user OR v_user.password_hash IS DISTINCT FROM p_hash THEN
     RETURN 'gone';
   END IF;
-  IF NOT create_tenant(p_tenant, p_slug, v_link.detail->>'name', v_link.detail->>'timezone', p_families) THEN
+  IF NOT create_tenant(
+    p_tenant, p_slug, v_link.detail->>'name', v_link.detail->>'timezone', p_families, 'USER', p_shown
+  ) THEN
     RETURN 'taken';
   END IF;
   INSERT INTO public.memberships (tenant_id, user_id, role) VALUES (p_tenant, p_user, 'OWNER');
@@ -133,6 +155,7 @@ BEGIN
   RETURNING u.id INTO v_user;
   UPDATE public.login_sessions s SET revoked_at = clock_timestamp()
   WHERE s.user_id = v_user AND s.revoked_at IS NULL AND NOT (s.tenant_id = p_tenant AND s.id = p_login);
+  PERFORM tell_tenants_of(v_user, 'password.change', p_tenant);
   RETURN v_user IS NOT NULL;
 END $$;
 REVOKE ALL ON FUNCTION change_password(uuid, uuid, text, text) FROM PUBLIC;

@@ -105,6 +105,7 @@ def _try(caller: Caller, count: int) -> list[int]:
     return closed
 
 
+@pytest.mark.timeout(1800)
 def test_a_tenant_with_too_many_sockets_is_refused_cheaply_and_others_are_let_in(
     roomy: Api, tenant: Principal, other_tenant: Principal, tier: Tier
 ) -> None:

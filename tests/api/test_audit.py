@@ -296,8 +296,8 @@ def _verdict(installation: Installation, tenant: Principal) -> Verdict:
 
 @pytest.fixture
 def chain(installation: Installation, hands: Hands, tenant: Principal) -> Principal:
-    """A tenant with five sealed entries."""
-    _write(installation, tenant, 5)
+    """A tenant with five sealed entries; the first is of its making."""
+    _write(installation, tenant, 4)
     _seal_all(installation, hands)
     return tenant
 
@@ -311,8 +311,8 @@ def test_entries_are_sealed_in_portions_each_tenant_in_its_own_chain(
     _write(installation, chain, 2)
     assert _verdict(installation, chain) == Verdict(5, 2, whole.head, None)
     sealed = _seal_all(installation, hands, 2)
-    assert (sum(sealed), max(sealed)) == (5, 2)
-    assert _verdict(installation, other_tenant).sealed == 3
+    assert (sum(sealed), max(sealed)) == (6, 2)
+    assert _verdict(installation, other_tenant).sealed == 4
     longer = _verdict(installation, chain)
     assert (longer.sealed, longer.waiting, longer.broken) == (7, 0, None)
     assert longer.head != whole.head
@@ -383,7 +383,7 @@ def test_the_log_is_exported_and_verified_on_the_command_line(installation: Inst
         return commands.run(installation, "audit", *arguments, "--tenant", slug)
 
     lines = [orjson.loads(line) for line in command("export").stdout.splitlines()]
-    assert [line["target"] for line in lines] == [f"thing-{at}" for at in range(5)]
+    assert [line["target"] for line in lines] == [ids.show("ten", chain.tenant), *(f"thing-{at}" for at in range(4))]
     assert [line["position"] for line in lines] == [1, 2, 3, 4, 5]
     sound = command("verify", "--json")
     assert (sound.returncode, orjson.loads(sound.stdout)["head"]) == (0, lines[-1]["hash"])

@@ -199,7 +199,7 @@ def test_a_page_of_groups_has_its_bounds(api: Api, tenant: Principal, first: int
 
 def test_the_audit_log_tells_which_runs_were_meant(api: Api, tenant: Principal) -> None:
     caller, run = api.caller(tenant), ids.show("run", ids.new())
-    meant = (
+    meant: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
         ({"scheduleId": "of nothing here"}, {"ids": []}),
         ({"scheduleId": ids.show("sch", UUID(int=7))}, {"schedule_id": ids.show("sch", UUID(int=7))}),
         ({"ids": [run], "states": ["QUEUED"]}, {"ids": [run], "states": ["QUEUED"]}),

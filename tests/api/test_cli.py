@@ -64,6 +64,16 @@ def test_a_tenant_a_person_and_a_key_are_made(installation: Installation, tenant
     assert tasks == ["sales.import_orders"]
     assert answer["secret"] not in digest
 
+    told = installation.rows(
+        "SELECT actor_kind, actor, action, target FROM audit_entries WHERE tenant_id = %s ORDER BY id", tenant
+    )
+    [(person,)] = installation.rows("SELECT user_id FROM memberships WHERE tenant_id = %s", tenant)
+    assert told == [
+        ("OPERATOR", "tenantry tenant create", "tenant.create", made["id"]),
+        ("OPERATOR", "tenantry user create", "member.set", ids.show("usr", person)),
+        ("OPERATOR", "tenantry key create", "key.create", answer["id"]),
+    ]
+
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),

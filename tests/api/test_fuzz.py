@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -54,6 +55,7 @@ _SCALARS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@pytest.mark.timeout(3600)
 def test_no_operation_finds_a_failure_of_ours(api: Api, tenant: Principal, tier: Tier) -> None:
     for name, strategy in _SCALARS.items():
         schemathesis.graphql.scalar(name, strategy)

@@ -594,7 +594,7 @@ def test_a_provider_that_is_not_there_is_told_in_time(
     assert browser.begin().status_code == 503
 
 
-def test_where_single_sign_on_is_required_a_password_is_refused_as_a_wrong_one(
+def test_where_single_sign_on_is_required_a_password_is_an_owners_only(
     api: Api, tenant: Principal, slug: str, browser: Browser, issuer: Issuer
 ) -> None:
     password = "correct horse battery staple"
@@ -613,7 +613,9 @@ def test_where_single_sign_on_is_required_a_password_is_refused_as_a_wrong_one(
         assert switched == {"success": True, "tenant": {"ssoOnly": True}}
         assert socket.closed(6) == 4401
     refused, wrong = log_in("grace@example.org"), log_in("grace@example.org", "another password")
-    assert (refused.status_code, refused.json()) == (401, wrong.json())
+    assert (refused.status_code, wrong.status_code) == (401, 401)
+    assert "identity provider" in refused.text, "who knows the password is told where to go"
+    assert wrong.json() == log_in("nobody@example.org").json()
     assert log_in("owner@example.org").status_code == 200
     issuer.claims.update(sub="s-3", email="grace@example.org")
     assert _viewer(api, browser.tokens(issuer))["role"] == "ADMIN"

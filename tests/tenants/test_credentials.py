@@ -111,7 +111,7 @@ def test_no_entry_of_the_audit_log_holds_the_secret(installation: Installation, 
     entries = installation.rows(
         "SELECT action, target, detail::text FROM audit_entries WHERE tenant_id = %s ORDER BY id", str(tenant.tenant)
     )
-    assert [entry[:2] for entry in entries] == [
+    assert [entry[:2] for entry in entries[1:]] == [
         ("credential.set", "stripe"),
         ("credential.set", "stripe"),
         ("credential.remove", "stripe"),
