@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from tenants import audit, identity, ids, logins, member_roles, pages, quotas
+from tenants import audit, identity, ids, member_roles, pages, quotas
 from tenants.context import Role
 from tenants.errors import InvalidState, NotFound
 from tenants.models import ApiKey, LoginSession, Membership
@@ -152,7 +152,11 @@ def _new(session: Session, user: UUID) -> Membership:
 def _end_password_logins(session: Session, user: UUID) -> None:
     """End the logins that only an owner may have, where all others come through an identity provider."""
     if identity.tenant(session).sso_only:
-        logins.end(session, LoginSession.user_id == user, LoginSession.provider.is_(None))
+        session.execute(
+            update(LoginSession)
+            .where(LoginSession.user_id == user, LoginSession.provider.is_(None), LoginSession.revoked_at.is_(None))
+            .values(revoked_at=func.now())
+        )
 
 
 def _lock_below(session: Session, user: UUID, families: Sequence[str]) -> Membership:

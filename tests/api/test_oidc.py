@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from tenants import encryption, ids, members, system
+from tenants import encryption, ids, member_roles, members, system
 from tenants.context import Principal, Role
 from tests.support import issuers, streams
 from tests.support.apis import Api, Caller
@@ -242,6 +242,22 @@ def test_groups_are_worth_their_highest_role_at_each_login_and_owners_stay_owner
     _join(api, tenant, "owner@example.org", Role.OWNER)
     issuer.claims = {"sub": "s-7", "email": "owner@example.org", "email_verified": True, "teams": ["staff"]}
     assert _viewer(api, browser.tokens(issuer))["role"] == "OWNER"
+
+
+def test_groups_take_the_place_of_a_role_of_the_tenants_own(
+    api: Api, tenant: Principal, browser: Browser, issuer: Issuer, configure: Callable[..., None]
+) -> None:
+    custom = api.installation.write(tenant, member_roles.create, "looker", ["runs:read"]).id
+    user = _join(api, tenant, "ada@example.org", Role.VIEWER)
+    api.installation.write(tenant, identity.join, user, None, custom)
+    assert _viewer(api, browser.tokens(issuer))["role"] is None, "where no groups are named, roles are our own affair"
+    configure(roles=[{"group": "staff", "role": "MEMBER"}])
+    issuer.claims["groups"] = ["staff"]
+    assert _viewer(api, browser.tokens(issuer))["role"] == "MEMBER"
+    [(told,)] = api.installation.rows(
+        "SELECT detail FROM audit_entries WHERE tenant_id = %s AND action = 'member.role'", str(tenant.tenant)
+    )
+    assert told == {"before": {"role": ids.show("rol", custom)}, "after": {"role": "MEMBER"}}
 
 
 def test_who_has_no_role_any_more_is_refused_and_logged_out(
