@@ -223,3 +223,23 @@ def test_keys_of_the_operators_are_operators(api: Api) -> None:
 
 def _other(key: str) -> str:
     return "a" if key[-1] != "a" else "b"
+
+
+def test_who_is_not_known_is_told_no_more_than_that(api: Api, tenant: Principal) -> None:
+    known = api.caller(tenant)
+    assert known.credential is not None
+    api.installation.rows("UPDATE tenants SET suspended_at = now() WHERE id = %s", str(tenant.tenant))
+    made_up = known.credential[:-1] + ("0" if known.credential[-1] != "0" else "1")
+    answers = [
+        Caller(api.url, api.client, credential).post("{ viewer { kind tenant { slug } } }")
+        for credential in (None, "x", made_up, "tnt_live_x")
+    ]
+    for answer in answers:
+        content = answer.json()
+        [error] = content["errors"]
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+        assert (content.keys(), content["data"]) == ({"data", "errors", "extensions"}, None)
+        assert error["extensions"].keys() <= {"code", "reason"}
+        cost = content["extensions"]["cost"]
+        assert cost.keys() == {"requested", "actual", "throttleStatus"}, "what any address may spend, and nothing else"
+    assert len({answer.json()["errors"][0]["message"] for answer in answers}) == 1
