@@ -44,7 +44,7 @@ def test_a_suspended_tenant_reads_and_changes_nothing_until_it_is_resumed(
     assert _command(api.installation, "resume", slug) == {"slug": slug, "suspended": False}
     assert caller.ask(TRIGGER)["triggerBackgroundTask"]["problem"] is None
     entries = caller.ask("{ auditLog { nodes { action actor detail } } }")["auditLog"]["nodes"]
-    [resumed, suspended] = [entry for entry in entries if entry["action"].startswith("tenant.")]
+    [resumed, suspended, _] = [entry for entry in entries if entry["action"].startswith("tenant.")]
     assert resumed == {"action": "tenant.resume", "actor": "tenantry tenant resume", "detail": {}}
     assert (suspended["actor"], suspended["detail"]) == ("tenantry tenant suspend", {"note": "unpaid"})
 

@@ -156,7 +156,7 @@ def test_what_was_refused_stays_noted(installation: Installation, app: Ledger) -
 @pytest.mark.parametrize(
     "statement",
     [
-        "SELECT create_tenant(gen_random_uuid(), 'mine', 'm', 'UTC', '{}')",
+        "SELECT create_tenant(gen_random_uuid(), 'mine', 'm', 'UTC', '{}', 'OPERATOR', 'me')",
         "SELECT enroll_user(gen_random_uuid(), 'a@b.c', NULL)",
         "SELECT settle_user(gen_random_uuid(), 'a@b.c', 'h')",
         "UPDATE users SET password_hash = 'h'",
