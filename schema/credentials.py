@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from schema import permissions
 from schema.context import Info
 from schema.errors import AS_PROBLEM
-from schema.problems import Payload
+from schema.problems import DeletePayload, Payload
 from tenants import credentials, models
 
 
@@ -50,9 +50,9 @@ class Mutation:
         return CredentialPayload(success=True, message=f"{row.name} is set.", credential=_show(row))
 
     @strawberry.mutation(extensions=[permissions.TENANT_WRITE, AS_PROBLEM])
-    async def remove_credential(self, info: Info, name: str) -> CredentialPayload:
-        row = await info.context.data.write(credentials.remove, name)
-        return CredentialPayload(success=True, message=f"{row.name} is gone.", credential=_show(row))
+    async def remove_credential(self, info: Info, name: str) -> DeletePayload:
+        await info.context.data.write(credentials.remove, name)
+        return DeletePayload(success=True, message=f"{name} is gone.", deleted_id=strawberry.ID(name))
 
 
 def _show(row: models.Credential) -> Credential:

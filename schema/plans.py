@@ -10,10 +10,10 @@ import strawberry
 from schema import permissions
 from schema.context import Info
 from schema.errors import AS_PROBLEM
-from schema.nodes import Node
-from schema.problems import Payload
+from schema.problems import DeletePayload, Payload
 from tasks.engine import usage
-from tenants import models, quotas
+from tenants import models
+from tenants import quotas as service
 from tenants.quotas import Quota
 
 _LARGEST_INT = 2**31 - 1
@@ -47,7 +47,7 @@ class PlanQuota:
 
 
 @strawberry.type
-class Plan(Node):
+class Plan:
     name: str
     quotas: list[PlanQuota] = strawberry.field(description="What is not here has no limit.")
     changed_at: datetime
@@ -94,7 +94,7 @@ class Query:
 
     @strawberry.field(extensions=[permissions.OPERATORS_READ], description="For operators.")
     async def plans(self, info: Info) -> list[Plan]:
-        return [_show(row) for row in await info.context.data.read(quotas.plans)]
+        return [_show(row) for row in await info.context.data.read(service.plans)]
 
 
 @strawberry.type
@@ -104,15 +104,15 @@ class Mutation:
         description="Makes a plan or changes one, for operators. It holds at once for the tenants that have it.",
     )
     async def set_plan(self, info: Info, name: str, quotas: list[QuotaInput]) -> PlanPayload:
-        row = await info.context.data.write(_set_plan, name, _given(quotas))
+        row = await info.context.data.write(service.set_plan, name, _given(quotas))
         return PlanPayload(success=True, message=f"The plan {row.name} is set.", plan=_show(row))
 
     @strawberry.mutation(
         extensions=[permissions.OPERATORS_WRITE, AS_PROBLEM], description="Of a plan that no tenant has, for operators."
     )
-    async def remove_plan(self, info: Info, name: str) -> PlanPayload:
-        await info.context.data.write(_remove_plan, name)
-        return PlanPayload(success=True, message=f"The plan {name} is gone.")
+    async def remove_plan(self, info: Info, name: str) -> DeletePayload:
+        await info.context.data.write(service.remove_plan, name)
+        return DeletePayload(success=True, message=f"The plan {name} is gone.", deleted_id=strawberry.ID(name))
 
     @strawberry.mutation(
         extensions=[permissions.OPERATORS_WRITE, AS_PROBLEM],
@@ -125,11 +125,8 @@ class Mutation:
         plan: str,
         quotas: list[QuotaInput] | None = None,
     ) -> PlanPayload:
-        await info.context.data.write(_assign, tenant, plan, _given(quotas or []))
+        await info.context.data.write(service.assign, tenant, plan, _given(quotas or []))
         return PlanPayload(success=True, message=f"{tenant} has the plan {plan}.")
-
-
-_set_plan, _remove_plan, _assign = quotas.set_plan, quotas.remove_plan, quotas.assign
 
 
 def _given(given: list[QuotaInput]) -> dict[Quota, float | None]:
@@ -143,7 +140,6 @@ def _int(number: float) -> int:
 
 def _show(row: models.Plan) -> Plan:
     return Plan(
-        id=strawberry.ID(f"plan_{row.name}"),
         name=row.name,
         quotas=[PlanQuota(name=Quota(name), limit=most) for name, most in row.quotas.items() if most is not None],
         changed_at=row.changed_at,

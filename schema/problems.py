@@ -101,7 +101,9 @@ class Payload:
 
 @strawberry.type
 class DeletePayload(Payload):
-    deleted_id: strawberry.ID | None = None
+    deleted_id: strawberry.ID | None = strawberry.field(
+        default=None, description="What was asked to be gone: its id, or its name where it has none."
+    )
 
 
 TYPES: tuple[type, ...] = (

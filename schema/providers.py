@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from schema import permissions
 from schema.context import Info
 from schema.errors import AS_PROBLEM
-from schema.problems import Payload
+from schema.problems import DeletePayload, Payload
 from schema.tenants import TenantPayload, read_tenant
 from tenants import identity, models, providers
 from tenants.context import Role
@@ -115,10 +115,9 @@ class Mutation:
         extensions=[permissions.TENANT_WRITE, AS_PROBLEM],
         description="For owners and administrators. The logins that it vouched for end.",
     )
-    async def remove_identity_provider(self, info: Info, name: str) -> IdentityProviderPayload:
-        row = await info.context.data.write(providers.remove, name)
-        shown = _show(row, await _logins(info))
-        return IdentityProviderPayload(success=True, message=f"{row.name} is gone.", identity_provider=shown)
+    async def remove_identity_provider(self, info: Info, name: str) -> DeletePayload:
+        await info.context.data.write(providers.remove, name)
+        return DeletePayload(success=True, message=f"{name} is gone.", deleted_id=strawberry.ID(name))
 
     @strawberry.mutation(
         extensions=[permissions.TENANT_WRITE, AS_PROBLEM],

@@ -53,7 +53,7 @@ def every(session: Session) -> list[Credential]:
     return list(session.scalars(select(Credential).order_by(Credential.name)))
 
 
-def remove(session: Session, name: str) -> Credential:
+def remove(session: Session, name: str) -> None:
     """Take a credential away.
 
     Raises:
@@ -65,7 +65,6 @@ def remove(session: Session, name: str) -> Credential:
     session.delete(row)
     session.flush()
     audit.record(session, "credential.remove", name, before=shown(row))
-    return row
 
 
 def reveal(session: Session, ring: KeyRing, name: str) -> SecretStr:

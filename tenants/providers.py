@@ -111,7 +111,7 @@ def every(session: Session) -> list[IdentityProvider]:
     return list(session.scalars(select(IdentityProvider).order_by(IdentityProvider.name)))
 
 
-def remove(session: Session, name: str) -> IdentityProvider:
+def remove(session: Session, name: str) -> None:
     """Take a provider away, with its client secret, who is who there, and the logins it vouched for.
 
     Raises:
@@ -132,7 +132,6 @@ def remove(session: Session, name: str) -> IdentityProvider:
     if any(kept.name == credential_name(name) for kept in credentials.every(session)):
         credentials.remove(session, credential_name(name))
     audit.record(session, "provider.remove", name, before=shown(row))
-    return row
 
 
 def require(session: Session, required: bool) -> None:
