@@ -16,23 +16,23 @@ from tenants.quotas import Quota
 
 plan = typer.Typer(help="Plans.", no_args_is_help=True)
 
-_Limit = Annotated[str | None, typer.Option(metavar="N|none")]
+_Limits = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=N|none", help=f"A limit; several may be named. NAME is {', '.join(Quota)}; runs are a month's."
+    ),
+]
 
 
 @plan.command("set")
 def set_plan(
     name: Annotated[str, typer.Argument(help="The plan's name; one of this name is replaced.")],
-    runs_per_month: _Limit = None,
-    backlog: _Limit = None,
-    schedules: _Limit = None,
-    keys: _Limit = None,
-    members: _Limit = None,
-    upload_bytes: _Limit = None,
+    quota: _Limits = None,
     state: State = None,
     as_json: Json = False,
 ) -> None:
     """Make a plan, or replace one. What is left out has no limit. It holds at once for the tenants that have it."""
-    wanted = read(runs_per_month, backlog, schedules, keys, members, upload_bytes)
+    wanted = read(quota)
     with installation.inside(installation.settle(state), system.OPERATORS, "tenantry plan set") as session:
         made = quotas.set_plan(session, name, wanted)
         terminal.answer(_value(made), _line(made), as_json=as_json)
@@ -56,44 +56,38 @@ def remove_plan(
     terminal.answer({"removed": name}, f"{name} is gone.", as_json=as_json)
 
 
+@plan.command("assign")
 def assign_plan(
     slug: Annotated[str, typer.Argument(help="The tenant's slug.")],
     plan: Annotated[str, typer.Argument(help="The plan's name.")],
-    runs_per_month: _Limit = None,
-    backlog: _Limit = None,
-    schedules: _Limit = None,
-    keys: _Limit = None,
-    members: _Limit = None,
-    upload_bytes: _Limit = None,
+    quota: _Limits = None,
     state: State = None,
     as_json: Json = False,
 ) -> None:
     """Give a tenant a plan. Limits that are named here are its own in place of the plan's: none for no limit."""
-    own = read(runs_per_month, backlog, schedules, keys, members, upload_bytes)
-    with installation.inside(installation.settle(state), system.OPERATORS, "tenantry tenant plan") as session:
+    own = read(quota)
+    with installation.inside(installation.settle(state), system.OPERATORS, "tenantry plan assign") as session:
         quotas.assign(session, slug, plan, own)
-    limits = {quota.value: most for quota, most in own.items()}
+    limits = {name.value: most for name, most in own.items()}
     value = {"slug": slug, "plan": plan, "quotas": limits}
     terminal.answer(value, f"{slug} has the plan {plan}{_told(limits)}.", as_json=as_json)
 
 
-def read(*given: str | None) -> dict[Quota, float | None]:
-    """Limits as they are typed, in the order of the quotas; those that were left out are left out.
+def read(given: list[str] | None) -> dict[Quota, float | None]:
+    """Limits as they are typed, `NAME=N` or `NAME=none`.
 
     Raises:
-        InvalidInput: one is neither a number nor `none`.
+        InvalidInput: one is not of this form, or names no quota.
     """
     wanted: dict[Quota, float | None] = {}
-    for quota, text in zip(Quota, given, strict=True):
-        if text is not None:
-            wanted[quota] = None if text == "none" else _number(quota, text)
+    for text in given or ():
+        name, _, amount = text.partition("=")
+        if name not in set(Quota):
+            raise InvalidInput(f"There is no quota {name!r}: there are {', '.join(Quota)}.")
+        if amount != "none" and not (amount.isascii() and amount.isdigit()):
+            raise InvalidInput(f"{name}: {amount!r} is neither a whole number nor none.")
+        wanted[Quota(name)] = None if amount == "none" else float(amount)
     return wanted
-
-
-def _number(quota: Quota, text: str) -> float:
-    if not (text.isascii() and text.isdigit()):
-        raise InvalidInput(f"{quota.value}: {text!r} is neither a whole number nor none.")
-    return float(text)
 
 
 def _value(row: models.Plan) -> dict[str, object]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,8 +12,8 @@ from tenants import members, quotas, system
 from tenants.context import Principal, Role
 from tenants.errors import Forbidden, InvalidState, NotFound, QuotaExceeded
 from tenants.quotas import Quota
+from tests.support import commands
 from tests.support.apis import Api, Caller
-from tests.support.folders import ROOT
 from tests.support.installations import Installation
 
 USAGE = (
@@ -180,18 +178,16 @@ def test_members_and_bytes_stop_at_their_number(
 
 def test_plans_on_the_command_line(installation: Installation, tenant: Principal, slug: str) -> None:
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "api.cli", *arguments],
-            env={"PATH": os.environ["PATH"], **installation.variables},
-            cwd=ROOT, text=True, capture_output=True, check=False,
-        )  # fmt: skip
+        return commands.run(installation, "plan", *arguments)
 
-    made = command("plan", "set", "medium", "--runs-per-month", "9", "--upload-bytes", "1000", "--json")
+    made = command("set", "medium", "--quota", "runs=9", "--quota", "uploadBytes=1000", "--json")
     assert json.loads(made.stdout) == {"name": "medium", "quotas": {"runs": 9, "uploadBytes": 1000}}, made.stderr
-    given = command("tenant", "plan", slug, "medium", "--runs-per-month", "none", "--members", "3")
+    given = command("assign", slug, "medium", "--quota", "runs=none", "--quota", "members=3")
     assert given.stdout == f"{slug} has the plan medium: runs unlimited, members 3.\n", given.stderr
     assert installation.write(tenant, quotas.every) == {Quota.MEMBERS: 3, Quota.UPLOAD_BYTES: 1000}
-    assert "medium: runs 9, uploadBytes 1000\n" in command("plan", "list").stdout
-    wrong = command("plan", "set", "medium", "--runs-per-month", "many")
-    assert (wrong.returncode, "neither a whole number nor none" in wrong.stderr) == (1, True)
-    assert command("plan", "remove", "medium").returncode == 1
+    assert "medium: runs 9, uploadBytes 1000\n" in command("list").stdout
+    for wrong, told in (("runs=many", "neither a whole number nor none"), ("runs", "neither"), ("walks=1", "no quota")):
+        refused = command("set", "medium", "--quota", wrong)
+        assert (refused.returncode, told in refused.stderr) == (1, True)
+    assert "medium: runs 9, uploadBytes 1000\n" in command("list").stdout
+    assert command("remove", "medium").returncode == 1
