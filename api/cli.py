@@ -15,7 +15,7 @@ app = typer.Typer(
 )
 schema = typer.Typer(help="The GraphQL schema.", no_args_is_help=True)
 for _name, _group in {
-    "tenant": lifecycle.tenant,
+    "tenant": tenants.tenant,
     "user": tenants.user,
     "key": tenants.key,
     "task": runs.task,
@@ -23,12 +23,15 @@ for _name, _group in {
     "limits": limits.limits,
     "plan": plans.plan,
     "audit": audit.audit,
-    "credentials": credentials.credentials,
+    "credential": credentials.credential,
     "database": database.database,
     "schema": schema,
 }.items():
     app.add_typer(_group, name=_name)
-tenants.tenant.command("plan")(plans.assign_plan)
+tenants.tenant.command("suspend")(lifecycle.suspend)
+tenants.tenant.command("resume")(lifecycle.resume)
+tenants.tenant.command("export")(lifecycle.export_tenant)
+tenants.tenant.command("erase")(lifecycle.erase)
 app.command("login")(runs.login)
 app.command("migrate")(database.migrate)
 app.command("secrets")(environment.make_secrets)

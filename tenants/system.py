@@ -36,7 +36,7 @@ class NewTenant:
 
 @contextmanager
 def connect(settings: Settings) -> Iterator[Connection]:
-    """A connection under the system login, in one transaction.
+    """A connection under the system login; each transaction on it is its caller's.
 
     Raises:
         Misconfigured: no address is set.
@@ -45,7 +45,7 @@ def connect(settings: Settings) -> Iterator[Connection]:
         raise Misconfigured("DATABASE_SYSTEM_URL is not set: this looks across tenants.")
     engine = db.sync_engine(settings.database.system_url, pool_size=1, application="tenantry-system")
     try:
-        with engine.begin() as connection:
+        with engine.connect() as connection:
             yield connection
     finally:
         engine.dispose()
@@ -75,7 +75,7 @@ def create_tenant(
     """
     identity.check_tenant(slug, timezone)
     made = NewTenant(ids.new(), slug)
-    with connect(settings) as connection:
+    with connect(settings) as connection, connection.begin():
         free = connection.scalar(
             _CREATE_TENANT,
             {
@@ -112,7 +112,7 @@ def acting(settings: Settings, slug: str, name: str) -> Principal:
     Raises:
         NotFound: there is no such tenant.
     """
-    with connect(settings) as connection:
+    with connect(settings) as connection, connection.begin():
         tenant = connection.scalar(_FIND_TENANT, {"slug": slug})
     if tenant is None:
         raise NotFound(f"There is no tenant {slug!r}.")
@@ -125,7 +125,7 @@ def acting_everywhere(settings: Settings, name: str) -> list[tuple[str, Principa
     Args:
         name: who is named as the actor.
     """
-    with connect(settings) as connection:
+    with connect(settings) as connection, connection.begin():
         return [(slug, _operator(tenant, name)) for tenant, slug in connection.execute(_EVERY_TENANT).tuples()]
 
 
@@ -138,7 +138,7 @@ def enroll(settings: Settings, email: str, password: str | None) -> UUID:
     """
     address = identity.normalise(email)
     password_hash = None if password is None else passwords.digest(password)
-    with connect(settings) as connection:
+    with connect(settings) as connection, connection.begin():
         row = connection.execute(_ENROLL, {"id": ids.new(), "email": address, "hash": password_hash}).one()
     kept = row.password_hash
     if password is not None and kept != password_hash and not passwords.verify(kept, password):

@@ -9,22 +9,22 @@ from api.commands import terminal
 from api.commands.terminal import Json, State
 from tenants import credentials as service
 
-credentials = typer.Typer(help="Integration credentials.", no_args_is_help=True)
+credential = typer.Typer(help="Integration credentials.", no_args_is_help=True)
 
 
-@credentials.callback()
+@credential.callback()
 def _group() -> None:
     """A group, also while it has one command."""
 
 
-@credentials.command("rotate")
+@credential.command("rotate")
 def rotate(state: State = None, as_json: Json = False) -> None:
     """Encrypt all tenants' credentials anew, under the newest key; then the older keys can go."""
     settings = installation.settle(state)
     ring = settings.auth.credential_keys
     done = {
         slug: service.rotate(session, ring)
-        for slug, session in installation.everywhere(settings, "tenantry credentials rotate")
+        for slug, session in installation.everywhere(settings, "tenantry credential rotate")
     }
     value = {"rotated": sum(done.values()), "tenants": len(done)}
     terminal.answer(value, f"{value['rotated']} credentials stand under the newest key now.", as_json=as_json)

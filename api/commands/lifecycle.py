@@ -11,9 +11,8 @@ import typer
 
 from api import installation
 from api.commands import terminal
-from api.commands.tenants import tenant as tenant
 from api.commands.terminal import Json, State
-from tasks.engine import keys, publish
+from tasks.engine import erasure, publish
 from tasks.gateways import storage
 from tenants import audit, context, export, ids, lifecycle, system
 from tenants.errors import InvalidInput, InvalidState
@@ -21,7 +20,6 @@ from tenants.errors import InvalidInput, InvalidState
 Slug = Annotated[str, typer.Argument(help="The tenant's slug.")]
 
 
-@tenant.command("suspend")
 def suspend(
     slug: Slug,
     note: Annotated[str | None, typer.Option(help="Why, for its audit log.")] = None,
@@ -31,20 +29,20 @@ def suspend(
     """Stop a tenant: nothing of it starts, what runs is stopped and waits; its people may read and change nothing."""
     settings = installation.settle(state)
     found = system.acting(settings, slug, "tenantry tenant suspend")
-    lifecycle.suspend(settings, found.tenant, found.actor, note)
+    with system.connect(settings) as connection:
+        lifecycle.suspend(connection, found.tenant, found.actor, note)
     terminal.answer({"slug": slug, "suspended": True}, f"{slug} is suspended.", as_json=as_json)
 
 
-@tenant.command("resume")
 def resume(slug: Slug, state: State = None, as_json: Json = False) -> None:
     """Let a suspended tenant go on where it stopped."""
     settings = installation.settle(state)
     found = system.acting(settings, slug, "tenantry tenant resume")
-    lifecycle.resume(settings, found.tenant, found.actor)
+    with system.connect(settings) as connection:
+        lifecycle.resume(connection, found.tenant, found.actor)
     terminal.answer({"slug": slug, "suspended": False}, f"{slug} goes on.", as_json=as_json)
 
 
-@tenant.command("export")
 def export_tenant(
     slug: Slug,
     folder: Annotated[Path, typer.Argument(help="A folder that is empty or not there yet.")],
@@ -73,7 +71,6 @@ def export_tenant(
     terminal.answer(value, told, as_json=as_json)
 
 
-@tenant.command("erase")
 def erase(
     slug: Slug,
     confirm: Annotated[str, typer.Option(help="The slug once more: this has no way back.")],
@@ -87,21 +84,24 @@ def erase(
     found = system.acting(settings, slug, "tenantry tenant erase")
     owner = found.tenant
     terminal.tell("Waiting until nobody is inside …")
-    lifecycle.begin_erasure(settings, owner, found.actor)
-    with closing(publish.connect(settings.redis.dispatcher_address, timeout_seconds=10)) as client:
-        for runs in lifecycle.runs(settings, owner):
-            keys.erase_results(client, runs)
+    with (
+        system.connect(settings) as connection,
+        closing(publish.connect(settings.redis.dispatcher_address, timeout_seconds=10)) as client,
+    ):
+        lifecycle.begin_erasure(connection, owner, found.actor)
+        for runs in lifecycle.runs(connection, owner):
+            erasure.erase_results(client, runs)
         rows = 0
-        for portion in lifecycle.erase_rows(settings, owner):
+        for portion in lifecycle.erase_rows(connection, owner):
             rows += portion
             terminal.tell(f"{rows} rows erased …")
-        redis_keys = keys.erase(client, owner)
+        redis_keys = erasure.erase(client, owner)
         paths = list(storage.paths(settings.storage, str(owner)))
         storage.delete(settings.storage, paths)
-        lifecycle.end(settings, owner)
+        lifecycle.end(connection, owner)
         left = {
-            "rows": lifecycle.rows_left(settings, owner),
-            "keys": [key.decode() for key in keys.left(client, owner)],
+            "rows": lifecycle.rows_left(connection, owner),
+            "keys": [key.decode() for key in erasure.left(client, owner)],
             "objects": list(storage.paths(settings.storage, str(owner))),
         }
     value = {

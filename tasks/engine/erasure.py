@@ -1,4 +1,4 @@
-"""What a tenant has in Redis, as a whole."""
+"""What a tenant has in Redis, erased with it."""
 
 from __future__ import annotations
 

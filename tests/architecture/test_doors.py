@@ -29,7 +29,6 @@ CROSSERS = {
     "api/installation.py",
     "api/stack.py",
     "tasks/engine/calls.py",
-    "tenants/lifecycle.py",
 }
 """Who uses the cross-tenant door."""
 

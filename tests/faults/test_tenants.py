@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from typing import Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 import pytest
 import redis
+from sqlalchemy import Connection
 
 from tasks.engine.runs import TriggerRequest
-from tenants import ids, lifecycle, names
+from tenants import ids, lifecycle, names, system
 from tenants.context import Principal
 from tenants.errors import TenantSuspended
 from tests.faults.invariants import assert_invariants
@@ -24,6 +26,8 @@ WRITE = TriggerRequest("diagnostics.write", {"key": "k", "value": "v"})
 HELD = TriggerRequest("diagnostics.write", {"key": "k", "value": "v", "hold_seconds": 8})
 DEAF = TriggerRequest("diagnostics.limited", {"seconds": 60, "native": True, "extend_seconds": 60})
 ERASE = ("tenant", "erase", "t1", "--confirm", "t1")
+P = ParamSpec("P")
+T = TypeVar("T")
 LEASES = "SELECT 1 FROM run_leases WHERE tenant_id = %s"
 
 
@@ -35,7 +39,7 @@ def test_row_47_what_runs_of_a_suspended_tenant_is_stopped_and_nothing_starts_un
     running = installation.trigger_many(tenant, [HELD] * 2)
     eventually(lambda: len(installation.rows(LEASES, str(tenant.tenant))) == 2)
     waiting = installation.trigger_many(tenant, [WRITE] * 3)
-    lifecycle.suspend(installation.settings, tenant.tenant, "an operator", "unpaid")
+    _ask(installation, lifecycle.suspend, tenant.tenant, "an operator", "unpaid")
     with pytest.raises(TenantSuspended):
         installation.trigger_many(tenant, [WRITE])
     eventually(lambda: not installation.rows(LEASES, str(tenant.tenant)))
@@ -46,7 +50,7 @@ def test_row_47_what_runs_of_a_suspended_tenant_is_stopped_and_nothing_starts_un
         assert installation.ended(other_tenant, run).state == "SUCCEEDED"
     assert {tuple(installation.states(run)) for run in waiting} == {("QUEUED",)}
     assert not installation.rows(LEASES, str(tenant.tenant))
-    lifecycle.resume(installation.settings, tenant.tenant, "an operator")
+    _ask(installation, lifecycle.resume, tenant.tenant, "an operator")
     for run in (*running, *waiting):
         ended = installation.ended(tenant, run)
         assert (ended.state, ended.attempt, ended.crashes) == ("SUCCEEDED", 1, 0)
@@ -64,7 +68,7 @@ def test_row_47_what_hears_no_signal_is_killed_when_its_tenant_is_suspended(
     installation.start_worker(concurrency=1)
     [deaf] = installation.trigger_many(tenant, [DEAF])
     eventually(lambda: installation.rows(LEASES, str(tenant.tenant)))
-    lifecycle.suspend(installation.settings, tenant.tenant, "an operator")
+    _ask(installation, lifecycle.suspend, tenant.tenant, "an operator")
     [run] = installation.trigger_many(other_tenant, [WRITE])
     assert installation.ended(other_tenant, run).state == "SUCCEEDED"
     [(crashes, attempt)] = installation.rows("SELECT crashes, attempt FROM runs WHERE id = %s", str(deaf))
@@ -100,7 +104,7 @@ def test_row_47_nothing_of_an_erased_tenant_is_left_or_comes_back(
     for run in installation.trigger_many(other_tenant, [WRITE] * 10):
         assert installation.ended(other_tenant, run).state == "SUCCEEDED"
     eventually(lambda: "attempt_fenced" in installation.log("w1") or "attempt_killed" in installation.log("w1"))
-    assert lifecycle.rows_left(installation.settings, tenant.tenant) == {}
+    assert _ask(installation, lifecycle.rows_left, tenant.tenant) == {}
     with closing(redis.Redis.from_url(installation.redis_url, decode_responses=True)) as client:
         keys = set(client.scan_iter(count=1000))
     assert not [key for key in keys if str(tenant.tenant) in key]
@@ -108,6 +112,13 @@ def test_row_47_nothing_of_an_erased_tenant_is_left_or_comes_back(
     assert [path.name for path in (installation.folder / "objects").iterdir()] == [str(other_tenant.tenant)]
     assert frozen in gone
     assert_invariants(installation)
+
+
+def _ask(
+    installation: Installation, service: Callable[Concatenate[Connection, P], T], *given: P.args, **named: P.kwargs
+) -> T:
+    with system.connect(installation.settings) as connection:
+        return service(connection, *given, **named)
 
 
 def _forget(installation: Installation, tenant: Principal) -> set[UUID]:

@@ -131,7 +131,7 @@ def test_an_older_key_still_opens_until_all_is_encrypted_anew(
     told = [
         json.loads(
             subprocess.run(
-                [sys.executable, "-m", "api.cli", "credentials", "rotate", "--json"],
+                [sys.executable, "-m", "api.cli", "credential", "rotate", "--json"],
                 env={"PATH": os.environ["PATH"], **installation.variables, **rings},
                 cwd=ROOT, text=True, capture_output=True, check=True,
             ).stdout
@@ -145,7 +145,7 @@ def test_an_older_key_still_opens_until_all_is_encrypted_anew(
         assert installation.rows(
             "SELECT actor_kind, actor FROM audit_entries WHERE tenant_id = %s AND action = 'credential.rotate'",
             str(each.tenant),
-        ) == [("OPERATOR", "tenantry credentials rotate")]
+        ) == [("OPERATOR", "tenantry credential rotate")]
 
 
 def test_a_credential_whose_key_is_gone_stops_the_rotation_and_stays(
