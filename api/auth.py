@@ -211,7 +211,7 @@ class Authenticator:
         if not keys.check_form(secret):
             raise Unauthenticated(reason="invalid")
         found = await self.look_up(keys.find, self._settings.auth, secret)
-        operator = found.tenant_slug == system.OPERATORS
+        operator = found.tenant == system.OPERATORS_ID
         principal = Principal(
             tenant=found.tenant,
             kind=ActorKind.OPERATOR if operator else ActorKind.API_KEY,

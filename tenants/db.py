@@ -25,7 +25,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_, greenlet_spawn
 
 from tenants import postgres
-from tenants.errors import TenantSuspended, Unavailable
+from tenants.errors import TenantErased, Unavailable
 from tenants.settings import Database as Address
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ _ENTER = text(
 _IDLE_SECONDS = 30
 _LATE_SECONDS = 1.0
 """How much later than PostgreSQL's own limit an answer may come; then the line is held for dead."""
+GONE = "TN007"
+"""The tenant is being erased, or has been."""
 _SHARES = 4
 """A tenant may hold one in so many of the pool's connections at once."""
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,15 +92,18 @@ class SingleStatement(Session):
 @event.listens_for(TenantSession, "after_begin")
 def _enter(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
     principal: Principal = session.info["principal"]
-    connection.execute(
-        _ENTER,
-        {
-            "tenant": str(principal.tenant),
-            "application": session.info.get("application", "tenantry"),
-            "read_only": "on" if session.info.get("read_only") else "off",
-            "idle": f"{session.info.get('idle_seconds', _IDLE_SECONDS):.0f}s",
-        },
-    )
+    values = {
+        "tenant": str(principal.tenant),
+        "application": session.info.get("application", "tenantry"),
+        "read_only": "on" if session.info.get("read_only") else "off",
+        "idle": f"{session.info.get('idle_seconds', _IDLE_SECONDS):.0f}s",
+    }
+    try:
+        connection.execute(_ENTER, values)
+    except DBAPIError as error:
+        if sqlstate(error) == GONE:
+            raise TenantErased from error
+        raise
 
 
 def single_statement(service: F) -> F:
@@ -263,7 +268,7 @@ class AsyncDatabase:
 
         Raises:
             Unavailable: the database can't be reached, no connection came free in time, or a statement took too long.
-            TenantSuspended: the tenant is being erased.
+            TenantErased: the tenant is being erased, or has been.
         """
         # Who has used up its share of the pool queues by itself. Forgotten once nobody holds it or waits for it.
         share = None if principal is None else self._shares.setdefault(principal.tenant, self._make_places(self._share))
@@ -273,8 +278,6 @@ class AsyncDatabase:
             except Exception as error:
                 if isinstance(error, TimeoutError):
                     self._sound_since = time.monotonic() - self._silent_seconds
-                if _sqlstate(error) == _GONE:
-                    raise TenantSuspended from error
                 if problem := _problem(error):
                     raise Unavailable(f"{problem}: try again in a second.", retry_after_seconds=1) from error
                 raise
@@ -327,13 +330,15 @@ def _end_silent(context: ExceptionContext) -> None:
         context.invalidate_pool_on_disconnect = False  # It would ask each of the others to say good-bye.
 
 
-def _sqlstate(error: Exception) -> str:
-    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+def sqlstate(error: Exception) -> str:
+    """The code with which PostgreSQL refused a statement, over either driver; nothing for any other error."""
+    cause = getattr(error, "orig", error)
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
 
 
 def _problem(error: Exception) -> str | None:
     """What a caller is told of an error that is not its statement's fault; None for one that is."""
-    state = _sqlstate(error)
+    state = sqlstate(error)
     if state in _TOOK_TOO_LONG:
         return "This took the database too long"
     invalidated = isinstance(error, DBAPIError) and error.connection_invalidated
@@ -342,8 +347,6 @@ def _problem(error: Exception) -> str | None:
     return None
 
 
-_GONE = "TN002"
-"""The tenant is being erased, or has been."""
 _TOOK_TOO_LONG = {"55P03", "57014"}
 """A lock could not be had in time; the statement took too long."""
 _OUTAGES = {"53300", "57P01", "57P02", "57P03"}

@@ -113,6 +113,10 @@ class TenantSuspended(TenantryError):
     code = "TENANT_SUSPENDED"
 
 
+class TenantErased(TenantSuspended):
+    """This tenant is being erased, or has been."""
+
+
 class InvalidState(TenantryError):
     """The object's state does not allow this."""
 

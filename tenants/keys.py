@@ -79,7 +79,6 @@ class Found:
 
     tenant: UUID
     key: UUID
-    tenant_slug: str
     scopes: frozenset[str]
     task_names: frozenset[str] | None
     address_ranges: tuple[Range, ...] | None
@@ -238,7 +237,6 @@ def find(session: Session, auth: Auth, secret: str) -> Found:
     return Found(
         tenant=row["tenant_id"],
         key=row["key_id"],
-        tenant_slug=row["tenant_slug"],
         scopes=frozenset(row["scopes"]),
         task_names=None if row["task_names"] is None else frozenset(row["task_names"]),
         address_ranges=None if row["address_ranges"] is None else tuple(map(addresses.read, row["address_ranges"])),

@@ -47,7 +47,6 @@ class Found:
     role: Role | None
     role_name: str | None
     role_scopes: frozenset[str]
-    tenant_slug: str
     expires_at: datetime
     revoked_at: datetime | None
     suspended: bool
@@ -112,7 +111,6 @@ def find_session(session: Session, tenant_id: UUID, session_id: UUID) -> Found:
         role=None if row["role"] is None else Role(row["role"]),
         role_name=row["role_name"],
         role_scopes=frozenset(row["role_scopes"] or ()),
-        tenant_slug=row["tenant_slug"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
         suspended=row["suspended"],

@@ -14,11 +14,11 @@ from tenants.context import ActorKind, Principal
 from tenants.errors import Conflict, Misconfigured, NotFound
 from tenants.settings import Settings
 
-OPERATORS = "_operator"
-"""Slug of the reserved tenant whose keys are the operators'."""
-
 OPERATORS_ID = UUID("00000000-0000-7000-8000-000000000001")
-"""Which the first migration gives it."""
+"""The reserved tenant whose keys are the operators'; the first migration makes it. `operators()` in the database."""
+
+OPERATORS = "_operator"
+"""Its slug, for commands that stand in it."""
 
 _CREATE_TENANT = text("SELECT create_tenant(:id, :slug, :name, :timezone, :families, :kind, :actor)")
 _FIND_TENANT = text("SELECT id FROM tenants WHERE slug = :slug")

@@ -15,7 +15,7 @@ branch_labels = None
 depends_on = None
 
 MOMENT = postgresql.TIMESTAMP(timezone=True)
-OPERATORS = "(SELECT nullif(current_setting('app.tenant_id', true), '')::uuid) = '00000000-0000-7000-8000-000000000001'"
+OPERATORS = "(SELECT nullif(current_setting('app.tenant_id', true), '')::uuid) = operators()"
 
 
 def upgrade() -> None:

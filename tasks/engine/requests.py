@@ -27,6 +27,7 @@ from tenants.errors import (
     InvalidState,
     Issue,
     QuotaExceeded,
+    TenantErased,
     TenantSuspended,
     UnknownTask,
 )
@@ -117,13 +118,15 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
 
 def refused(error: DBAPIError, rows: list[dict[str, Any]]) -> Exception:
     """The expected error behind a code with which the database has refused these requests; any other unchanged."""
-    code = getattr(error.orig, "pgcode", None) or getattr(error.orig, "sqlstate", None)
+    code = db.sqlstate(error)
     detail = _detail(error)
     if code == "TN001":
         existing = UUID(detail) if detail else None
         return Conflict("This idempotency key was used with another task or other arguments.", existing=existing)
     if code == "TN002":
         return TenantSuspended()
+    if code == db.GONE:
+        return TenantErased()
     if code == "TN003":
         names = [row["task"] for row in rows if row["task"].startswith(f"{detail}.")]
         return UnknownTask(f"There is no task {names[0]!r} here: the family {detail} is not enabled.")

@@ -16,10 +16,10 @@ GRANT EXECUTE ON FUNCTION find_login(text, text) TO tenantry_app;
 
 CREATE OR REPLACE FUNCTION find_session(
   p_tenant uuid, p_session uuid,
-  OUT user_id uuid, OUT email text, OUT role text, OUT role_name text, OUT role_scopes text[], OUT tenant_slug text,
+  OUT user_id uuid, OUT email text, OUT role text, OUT role_name text, OUT role_scopes text[],
   OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT suspended boolean
 ) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT u.id, u.email, m.role, r.name, r.scopes, t.slug, s.expires_at, s.revoked_at, t.suspended_at IS NOT NULL
+  SELECT u.id, u.email, m.role, r.name, r.scopes, s.expires_at, s.revoked_at, t.suspended_at IS NOT NULL
   FROM public.login_sessions s
   JOIN public.tenants t ON t.id = s.tenant_id
   JOIN public.memberships m ON m.tenant_id = s.tenant_id AND m.user_id = s.user_id
@@ -34,11 +34,11 @@ GRANT EXECUTE ON FUNCTION find_session(uuid, uuid) TO tenantry_app;
 -- were making at that moment comes after it, and has ended because its maker is no member.
 CREATE OR REPLACE FUNCTION find_api_key(
   p_hashes text[],
-  OUT tenant_id uuid, OUT key_id uuid, OUT tenant_slug text, OUT scopes text[], OUT task_names text[],
+  OUT tenant_id uuid, OUT key_id uuid, OUT scopes text[], OUT task_names text[],
   OUT address_ranges text[], OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT last_used_at timestamptz,
   OUT suspended boolean, OUT made_by uuid, OUT outdated boolean
 ) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT t.id, k.id, t.slug, k.scopes, k.task_names, k.address_ranges, k.expires_at,
+  SELECT t.id, k.id, k.scopes, k.task_names, k.address_ranges, k.expires_at,
          CASE WHEN k.made_by IS NULL OR EXISTS (
            SELECT FROM public.memberships m WHERE m.tenant_id = k.tenant_id AND m.user_id = k.made_by
          ) THEN k.revoked_at ELSE coalesce(k.revoked_at, k.created_at) END,

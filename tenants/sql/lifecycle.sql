@@ -1,3 +1,10 @@
+-- The reserved tenant whose keys are the operators'.
+CREATE OR REPLACE FUNCTION operators() RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+  SELECT '00000000-0000-7000-8000-000000000001'::uuid
+$$;
+REVOKE ALL ON FUNCTION operators() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION operators() TO tenantry_app;
+
 -- Suspends a tenant: nothing of it starts, what runs is stopped and waits. One that is suspended stays as it is.
 -- What was told of it stands in its audit log. False where there is no such tenant.
 CREATE OR REPLACE FUNCTION suspend_tenant(p_tenant uuid, p_entry uuid, p_actor text, p_note text) RETURNS boolean
@@ -43,17 +50,15 @@ CREATE OR REPLACE FUNCTION begin_erasure(p_tenant uuid, p_entry uuid, p_actor te
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   v_before tenants;
-  v_operators uuid;
 BEGIN
-  SELECT t.id INTO v_operators FROM tenants t WHERE t.slug = '_operator';
-  SELECT * INTO v_before FROM tenants t WHERE t.id = p_tenant AND t.id <> v_operators FOR UPDATE;
+  SELECT * INTO v_before FROM tenants t WHERE t.id = p_tenant AND t.id <> operators() FOR UPDATE;
   IF NOT FOUND THEN
     RETURN false;
   END IF;
   IF v_before.erasing_since IS NULL THEN
     UPDATE tenants SET suspended_at = coalesce(suspended_at, clock_timestamp()), erasing_since = clock_timestamp()
     WHERE id = p_tenant;
-    PERFORM record_operation(v_operators, p_entry, p_actor, 'tenant.erase', v_before.slug,
+    PERFORM record_operation(operators(), p_entry, p_actor, 'tenant.erase', v_before.slug,
                              jsonb_build_object('id', p_tenant));
   END IF;
   RETURN true;
@@ -80,13 +85,13 @@ GRANT EXECUTE ON FUNCTION tenant_lock(uuid) TO tenantry_app;
 
 -- Enters a tenant for the rest of the transaction, under its lock: whoever erases it waits for those inside, and who
 -- comes later is refused.
---   TN002 there is no such tenant any more
+--   TN007 there is no such tenant any more
 CREATE OR REPLACE FUNCTION enter_tenant(p_tenant uuid) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('app.tenant_id', p_tenant::text, true), pg_advisory_xact_lock_shared(tenant_lock(p_tenant));
   PERFORM FROM tenants t WHERE t.id = p_tenant AND t.erasing_since IS NULL;
   IF NOT FOUND THEN
-    RAISE EXCEPTION 'there is no such tenant' USING ERRCODE = 'TN002';
+    RAISE EXCEPTION 'there is no such tenant' USING ERRCODE = 'TN007';
   END IF;
 END $$;
 REVOKE ALL ON FUNCTION enter_tenant(uuid) FROM PUBLIC;

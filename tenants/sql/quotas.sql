@@ -120,7 +120,7 @@ CREATE OR REPLACE FUNCTION assign_plan(
   OUT tenant_id uuid, OUT before jsonb, OUT after jsonb
 ) RETURNS SETOF record LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
-  IF current_setting('app.tenant_id', true) IS DISTINCT FROM '00000000-0000-7000-8000-000000000001' THEN
+  IF nullif(current_setting('app.tenant_id', true), '')::uuid IS DISTINCT FROM operators() THEN
     RAISE EXCEPTION 'for operators only' USING ERRCODE = 'insufficient_privilege';
   END IF;
   SELECT t.id, jsonb_build_object('plan', t.plan, 'quotas', t.quotas) INTO tenant_id, before

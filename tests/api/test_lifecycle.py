@@ -108,6 +108,16 @@ def test_an_erased_tenant_is_gone_with_its_people_and_its_callers(
     assert commands.run(api.installation, "tenant", "resume", slug).returncode == 1
 
 
+def test_nobody_enters_a_tenant_that_is_being_erased(api: Api, tenant: Principal, slug: str) -> None:
+    caller = api.caller(tenant)
+    api.installation.rows(
+        "UPDATE tenants SET suspended_at = now(), erasing_since = now() WHERE id = %s", str(tenant.tenant)
+    )
+    assert caller.fail("{ runs { totalCount } }") == "TENANT_SUSPENDED"
+    refused = commands.run(api.installation, "limits", "list", "--tenant", slug)
+    assert (refused.returncode, refused.stderr) == (1, "tenantry: This tenant is being erased, or has been.\n")
+
+
 def test_the_operators_own_tenant_stays(installation: Installation) -> None:
     kept = commands.run(installation, "tenant", "erase", "_operator", "--confirm", "_operator")
     assert (kept.returncode, kept.stderr.strip()) == (1, "tenantry: The operators' own tenant can't be erased.")

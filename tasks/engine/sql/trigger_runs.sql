@@ -5,6 +5,7 @@
 --   TN004 more would wait than a limit allows (detail: its name, amount and how many wait, as a JSON list)
 --   TN005 the tenant or the task is drained (detail: the task, nothing for the tenant)
 --   TN006 a quota of the tenant has no room for them (detail: its name, its limit and what is used, as a JSON list)
+--   TN007 there is no such tenant any more
 CREATE OR REPLACE FUNCTION trigger_runs(
   p_tenant uuid, p_actor_kind text, p_actor text, p_runs jsonb, p_idempotency interval, p_step interval
 ) RETURNS SETOF runs LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
@@ -26,12 +27,15 @@ DECLARE
   v_new uuid[] := '{}'; -- By place; NULL where an earlier run stands for the one given.
   v_earlier uuid[] := '{}';
 BEGIN
+  -- As enter_tenant does, but that the look at the tenant is the one below: this is the hottest of all.
   PERFORM set_config('app.tenant_id', p_tenant::text, true), pg_advisory_xact_lock_shared(tenant_lock(p_tenant));
   SELECT t.suspended_at, ARRAY(SELECT f.family FROM tenant_families f WHERE f.tenant_id = p_tenant),
          ARRAY(SELECT p.task FROM pauses p WHERE p.tenant_id = p_tenant AND p.draining), l.quotas || t.quotas
     INTO v_suspended, v_families, v_drained, v_quotas
   FROM tenants t JOIN plans l ON l.name = t.plan WHERE t.id = p_tenant;
-  IF NOT FOUND OR v_suspended IS NOT NULL THEN
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no such tenant' USING ERRCODE = 'TN007';
+  ELSIF v_suspended IS NOT NULL THEN
     RAISE EXCEPTION 'tenant suspended' USING ERRCODE = 'TN002';
   END IF;
   IF v_quotas ?| ARRAY['runs', 'backlog'] THEN
