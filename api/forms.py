@@ -74,5 +74,5 @@ def _text(given: dict[str, Any], name: str) -> str:
     value = given.get(name)
     if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_FIELD or "\0" in value:
         message = f"must be text of 1 to {_LONGEST_FIELD} characters"
-        raise InvalidInput(f"{name} {message}.", issues=[Issue((name,), message)])
+        raise InvalidInput(issues=[Issue((name,), message)])
     return value

@@ -80,7 +80,7 @@ class Oidc:
         challenge = request.query_params.get("challenge", "")
         if not _CHALLENGE.fullmatch(challenge):
             message = "must be the SHA-256 of a verifier, in URL-safe base64 without padding"
-            raise InvalidInput(f"challenge {message}.", issues=[Issue(("challenge",), message)])
+            raise InvalidInput(issues=[Issue(("challenge",), message)])
         address = auth.client_address(request)
         self._addresses.check(address)
         client, _ = await self._client(request)
@@ -213,7 +213,7 @@ class Oidc:
         origin = _origin(text) if len(text) <= _LONGEST_RETURN and _PAGE.fullmatch(text) else None
         if origin is None or origin not in allowed:
             message = "must be a page of an allowed origin, without a fragment"
-            raise InvalidInput(f"return_to {message}.", issues=[Issue(("return_to",), message)])
+            raise InvalidInput(issues=[Issue(("return_to",), message)])
         return text
 
     def _callback(self, place: str) -> str:

@@ -91,7 +91,7 @@ class Mutation:
     async def set_identity_provider(self, info: Info, input: IdentityProviderInput) -> IdentityProviderPayload:
         roles = {given.group: given.role for given in input.roles}
         if len(roles) < len(input.roles):
-            raise InvalidInput("roles name a group twice.", issues=[Issue(("roles",), "name a group twice")])
+            raise InvalidInput(issues=[Issue(("roles",), "name a group twice")])
         row = await info.context.data.write(
             providers.put,
             info.context.settings,

@@ -111,7 +111,7 @@ class RunConnection(Connection[Run]):
     async def total_count(self, info: Info, max: int | None = 10_000) -> int:
         most = 10_000 if max is None else max
         if not 1 <= most <= 10_000:
-            raise InvalidInput("max must be 1 to 10000.", issues=[Issue(("max",), "must be 1 to 10000")])
+            raise InvalidInput(issues=[Issue(("max",), "must be 1 to 10000")])
         return await info.context.data.read(runs.count, self.wanted, most)
 
 
@@ -212,7 +212,7 @@ def read_filter(given: RunFilter | None) -> filters.RunFilter:
 
 def _known(kind: str, texts: Collection[str]) -> list[UUID]:
     if len(texts) > 1000:
-        raise InvalidInput("At most 1,000 ids at once.", issues=[Issue(("filter", "ids"), "at most 1,000")])
+        raise InvalidInput(issues=[Issue(("filter", "ids"), "must be at most 1,000")])
     known = []
     for text in texts:
         try:

@@ -159,5 +159,5 @@ def _args(given: JSON | None, *path: str) -> Mapping[str, object]:
     if given is None:
         return {}
     if not isinstance(given, dict):
-        raise InvalidInput("args must be an object.", issues=[Issue((*path, "args"), "must be an object")])
+        raise InvalidInput(issues=[Issue((*path, "args"), "must be an object")])
     return cast("Mapping[str, object]", given)

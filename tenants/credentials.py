@@ -132,4 +132,4 @@ def _check(name: str, kind: str, secret: SecretStr) -> None:
     if not 1 <= len(text) <= _LONGEST_SECRET or "\0" in text:
         issues.append(Issue(("secret",), f"must be 1 to {_LONGEST_SECRET} characters, none of them null"))
     if issues:
-        raise InvalidInput(f"{issues[0].path[0]} {issues[0].message}.", issues=issues)
+        raise InvalidInput(issues=issues)

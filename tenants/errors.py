@@ -32,6 +32,9 @@ class InvalidInput(TenantryError):
     code = "BAD_USER_INPUT"
 
     def __init__(self, message: str | None = None, *, issues: Sequence[Issue] = ()) -> None:
+        if message is None and issues:
+            first, more = issues[0], len(issues) - 1
+            message = f"{'.'.join(first.path)}: {first.message}{f', and {more} more' if more else ''}."
         super().__init__(message)
         self.issues = tuple(issues)
 

@@ -35,12 +35,12 @@ def check_tenant(slug: str, timezone: str, *, path: str = "slug") -> None:
     """
     if not _SLUG.fullmatch(slug):
         message = "must be at most 63 of a-z, 0-9, - and _, beginning with a letter"
-        raise InvalidInput(f"{path} {message}.", issues=[Issue((path,), message)])
+        raise InvalidInput(issues=[Issue((path,), message)])
     try:
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         message = "is not an IANA name such as Europe/Berlin"
-        raise InvalidInput(f"timezone: {timezone!r} {message}.", issues=[Issue(("timezone",), message)]) from None
+        raise InvalidInput(issues=[Issue(("timezone",), message)]) from None
 
 
 def lock_tenant(session: Session) -> None:
@@ -56,5 +56,5 @@ def normalise(email: str) -> str:
     """
     address = unicodedata.normalize("NFKC", email).strip().casefold()
     if not _EMAIL.fullmatch(address):
-        raise InvalidInput("email is not an address.", issues=[Issue(("email",), "is not an address")])
+        raise InvalidInput(issues=[Issue(("email",), "is not an address")])
     return address

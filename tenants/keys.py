@@ -148,7 +148,7 @@ def rotate(session: Session, pepper: SecretStr, key_id: UUID, overlap_seconds: i
     """
     if not 0 <= overlap_seconds <= _LONGEST_OVERLAP_SECONDS:
         message = f"must be 0 to {_LONGEST_OVERLAP_SECONDS} seconds"
-        raise InvalidInput(f"overlapSeconds {message}.", issues=[Issue(("overlapSeconds",), message)])
+        raise InvalidInput(issues=[Issue(("overlapSeconds",), message)])
     old = session.scalar(select(ApiKey).where(ApiKey.id == key_id).with_for_update())
     if old is None:
         raise NotFound
@@ -316,7 +316,7 @@ def _check(
     if expires_at is not None and expires_at <= datetime.now(UTC):
         issues.append(Issue(("expiresAt",), "must be in the future"))
     if issues:
-        raise InvalidInput(f"{'.'.join(issues[0].path)} {issues[0].message}.", issues=issues)
+        raise InvalidInput(issues=issues)
 
 
 def _shown(key: ApiKey) -> dict[str, Any]:

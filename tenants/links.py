@@ -110,7 +110,7 @@ def deliverable(email: str) -> str:
     try:
         validate_email(address, check_deliverability=False)
     except EmailNotValidError:
-        raise InvalidInput("email is not an address.", issues=[Issue(("email",), "is not an address")]) from None
+        raise InvalidInput(issues=[Issue(("email",), "is not an address")]) from None
     return address
 
 
@@ -135,7 +135,7 @@ def ask_sign_up(
     name = (name or slug).strip()
     if not 1 <= len(name) <= _LONGEST_NAME:
         message = f"must be 1 to {_LONGEST_NAME} characters"
-        raise InvalidInput(f"name {message}.", issues=[Issue(("name",), message)])
+        raise InvalidInput(issues=[Issue(("name",), message)])
     lifetime = timedelta(hours=settings.auth.sign_up_hours)
     return _ask(session, Kind.SIGN_UP, email, lifetime, slug=slug, name=name, timezone=timezone)
 

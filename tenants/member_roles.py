@@ -184,7 +184,7 @@ def _fill(session: Session, row: CustomRole, name: str, scopes: Sequence[str]) -
         if not keys.is_scope(scope)
     )
     if issues:
-        raise InvalidInput(f"{'.'.join(issues[0].path)} {issues[0].message}.", issues=issues)
+        raise InvalidInput(issues=issues)
     require(session, scopes)
     identity.lock_tenant(session)
     if session.scalar(select(CustomRole.id).where(CustomRole.name == name, CustomRole.id != row.id)) is not None:

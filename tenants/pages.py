@@ -124,4 +124,4 @@ def check(first: int | None, last: int | None) -> None:
         raise InvalidInput("Give first or last, not both.", issues=[Issue(("last",), "give first or last, not both")])
     for name, value in (("first", first), ("last", last)):
         if value is not None and not 1 <= value <= MOST:
-            raise InvalidInput(f"{name} must be 1 to {MOST}.", issues=[Issue((name,), f"must be 1 to {MOST}")])
+            raise InvalidInput(issues=[Issue((name,), f"must be 1 to {MOST}")])

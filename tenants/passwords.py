@@ -29,7 +29,7 @@ def digest(password: str) -> str:
     """
     if not _SHORTEST <= len(password) <= _LONGEST:
         message = f"must be {_SHORTEST} to {_LONGEST} characters"
-        raise InvalidInput(f"password {message}.", issues=[Issue(("password",), message)])
+        raise InvalidInput(issues=[Issue(("password",), message)])
     return _HASHER.hash(_bytes(password))
 
 

@@ -247,7 +247,7 @@ def _check(request: ProviderRequest, domains: Sequence[str], *, plain: bool) -> 
     if request.just_in_time and not request.roles and request.default_role is None:
         issues.append(Issue(("defaultRole",), "must say what new members are, where no group does"))
     if issues:
-        raise InvalidInput(f"{issues[0].path[0]} {issues[0].message}.", issues=issues)
+        raise InvalidInput(issues=issues)
 
 
 def _is_issuer(issuer: str, *, plain: bool) -> bool:

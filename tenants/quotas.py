@@ -129,7 +129,7 @@ def set_plan(session: Session, name: str, quotas: Mapping[Quota, float | None]) 
     _require_operator(session)
     if not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable() or name.strip() != name:
         message = f"must be 1 to {_LONGEST_NAME} characters, without space around them"
-        raise InvalidInput(f"name {message}.", issues=[Issue(("name",), message)])
+        raise InvalidInput(issues=[Issue(("name",), message)])
     values = {quota: most for quota, most in _checked(quotas).items() if most is not None}
     before = session.scalar(select(Plan.quotas).where(Plan.name == name))
     statement = insert(Plan).values(name=name, quotas=values)
@@ -224,5 +224,5 @@ def _checked(quotas: Mapping[Quota, float | None]) -> dict[str, float | None]:
         if most is not None and (not 0 <= most <= _LARGEST or most % 1)
     ]
     if issues:
-        raise InvalidInput(f"{issues[0].path[0]} {issues[0].message}.", issues=issues)
+        raise InvalidInput(issues=issues)
     return {quota.value: most for quota, most in quotas.items()}

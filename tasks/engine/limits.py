@@ -198,4 +198,4 @@ def _check(request: LimitRequest) -> None:
             if value is not None
         ]
     if issues:
-        raise InvalidInput(f"{issues[0].path[0]}: {issues[0].message}.", issues=issues)
+        raise InvalidInput(issues=issues)

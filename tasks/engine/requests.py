@@ -93,10 +93,7 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
         issues.append(Issue((*path, "queue"), wrong))
     _check_time(request, issues, path)
     if issues:
-        raise InvalidInput(
-            f"{'.'.join(issues[0].path)}: {issues[0].message}" if len(issues) == 1 else "Several values are wrong.",
-            issues=issues,
-        )
+        raise InvalidInput(issues=issues)
     return {
         "id": str(ids.new()),
         "task": definition.name,

@@ -67,7 +67,7 @@ def pause(session: Session, task_name: str | None = None, note: str | None = Non
     """
     if note is not None and (len(note) > _LONGEST_NOTE or documents.readable(note) != note):
         message = f"must be at most {_LONGEST_NOTE} characters, none of them null"
-        raise InvalidInput(f"note: {message}.", issues=[Issue(("note",), message)])
+        raise InvalidInput(issues=[Issue(("note",), message)])
     caller = context.principal(session)
     values = {
         "draining": draining,

@@ -103,5 +103,5 @@ def _month(period: str | None) -> date:
     read_ = _PERIOD.fullmatch(period)
     if read_ is None or read_[1] == "0000":
         message = "must be a month such as 2026-11"
-        raise InvalidInput(f"period {message}.", issues=[Issue(("period",), message)])
+        raise InvalidInput(issues=[Issue(("period",), message)])
     return date(int(read_[1]), int(read_[2]), 1)

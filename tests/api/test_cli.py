@@ -78,10 +78,10 @@ def test_a_tenant_a_person_and_a_key_are_made(installation: Installation, tenant
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("tenant", "create", "Not A Slug"), "slug must be at most 63 of a-z, 0-9, - and _"),
+        (("tenant", "create", "Not A Slug"), "slug: must be at most 63 of a-z, 0-9, - and _"),
         (("tenant", "create", "fine", "--family", "nope"), "There is no family 'nope': there are "),
         (("key", "create", "--tenant", "nobody", "--name", "k", "--scope", "*"), "There is no tenant 'nobody'."),
-        (("key", "create", "--tenant", "_operator", "--name", "k", "--scope", "fly"), "scopes.0 is not a scope."),
+        (("key", "create", "--tenant", "_operator", "--name", "k", "--scope", "fly"), "scopes.0: is not a scope."),
         (("task", "trigger", "x", "--args", "{"), "--args is not JSON"),
         (("run", "show", "run_x"), "TENANTRY_API_KEY is not set"),
         (("limits", "set", "--tenant", "t", "--name", "n"), "Say what to limit"),

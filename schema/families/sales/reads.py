@@ -27,8 +27,7 @@ class Query:
         self, info: Info, days: int = dashboard.DEFAULT_DAYS, as_of: datetime | None = None
     ) -> types.SalesDashboard:
         if not 1 <= days <= _LONGEST_DAYS:
-            issue = Issue(("days",), f"must be 1 to {_LONGEST_DAYS}")
-            raise InvalidInput(f"days must be 1 to {_LONGEST_DAYS}.", issues=[issue])
+            raise InvalidInput(issues=[Issue(("days",), f"must be 1 to {_LONGEST_DAYS}")])
         name = dashboard.cache_name(await info.context.data.read(dashboard.version), days, as_of)
         tenant = info.context.caller.tenant
         kept = await asyncio.to_thread(cache.get, info.context.settings, tenant, "sales", name)
