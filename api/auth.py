@@ -91,21 +91,21 @@ class Authenticator:
             if credential.ranges is not None and not addresses.within(address, credential.ranges):
                 raise _Refused(credential.principal, "address", shown="invalid")
         except _Refused as refusal:
-            self.tell_refusal(refusal.principal, "credential.refuse", why=refusal.why, address=address)
+            self.tell_refusal(refusal.principal, "authentication.refuse", reason=refusal.why, address=address)
             raise
         except Unauthenticated as refusal:
             metrics.CREDENTIALS.labels(refusal.reason).inc()
             raise
         return credential
 
-    def tell_refusal(self, principal: Principal, action: str, **detail: str) -> None:
+    def tell_refusal(self, principal: Principal, action: audit.Action, **detail: str) -> None:
         """Have the audit log tell what was refused, beside the request; once a minute of each actor at most.
 
         Args:
             principal: who was refused, in the tenant whose log it is.
             action, detail: as `audit.record`.
         """
-        metrics.CREDENTIALS.labels(detail["why"]).inc()
+        metrics.CREDENTIALS.labels(detail["reason"]).inc()
         now, what = time.monotonic(), (action, principal.actor)
         if self._told.get(what, -math.inf) > now - _TOLD_SECONDS:
             return

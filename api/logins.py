@@ -62,7 +62,7 @@ class Logins:
             if found is not None:
                 member = self._authenticator.member(found.tenant, ids.show("usr", found.user)).principal
                 address = auth.client_address(request)
-                self._authenticator.tell_refusal(member, "login.refuse", why="password", address=address)
+                self._authenticator.tell_refusal(member, "login.refuse", reason="password", address=address)
             raise
         assert found is not None
         tokens = await enter(self._authenticator, self._auth, request, found.tenant, found.user)
@@ -77,7 +77,9 @@ class Logins:
         tokens = await scope.write(logins.refresh, self._auth, token)
         if tokens is None:
             address = auth.client_address(request)
-            self._authenticator.tell_refusal(scope.principal, "credential.refuse", why="revoked", address=address)
+            self._authenticator.tell_refusal(
+                scope.principal, "authentication.refuse", reason="revoked", address=address
+            )
             raise Unauthenticated("The login has ended: log in again.", reason="revoked")
         return forms.show(tokens)
 

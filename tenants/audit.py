@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 import orjson
@@ -21,6 +21,56 @@ from tenants.errors import NotFound
 from tenants.models import AuditEntry
 from tenants.pages import Page
 
+Action: TypeAlias = Literal[
+    "authentication.refuse",
+    "credential.remove",
+    "credential.rotate",
+    "credential.set",
+    "family.enable",
+    "family.set",
+    "invitation.accept",
+    "invitation.create",
+    "invitation.revoke",
+    "key.create",
+    "key.revoke",
+    "key.rotate",
+    "limit.remove",
+    "limit.set",
+    "login.accept",
+    "login.close",
+    "login.open",
+    "login.refuse",
+    "login.reuse",
+    "login.revoke",
+    "member.remove",
+    "member.set",
+    "password.reset",
+    "password.set",
+    "plan.assign",
+    "plan.remove",
+    "plan.set",
+    "provider.remove",
+    "provider.set",
+    "quota.alarm",
+    "role.remove",
+    "role.set",
+    "run.cancel",
+    "runs.cancel",
+    "runs.retry",
+    "sso.require",
+    "tasks.drain",
+    "tasks.pause",
+    "tasks.resume",
+    "tenant.create",
+    "tenant.erase",
+    "tenant.export",
+    "tenant.resume",
+    "tenant.suspend",
+]
+"""All that an entry can tell, `<noun>.<verb>`; docs/audit.md says of each what its target and its details are.
+
+SQL functions write those of plans that are assigned, of alarms, and of tenants that are suspended, resumed and erased.
+"""
 _VERIFY = text("SELECT * FROM verify_audit()")
 _EXPORTED = 500
 
@@ -42,14 +92,16 @@ class Verdict:
     broken: int | None
 
 
-def record(session: Session, /, action: str, target: str | None = None, **detail: Any) -> None:
-    """Note what the session's caller does, in the session's transaction.
+def record(session: Session, /, action: Action, target: str | None = None, **detail: Any) -> None:
+    """Note what the session's caller does, in the session's transaction; nothing where all is as it was before.
 
     Args:
-        action: what, such as `limit.set`.
+        action: what.
         target: what it was done to, as an outside id or a name.
-        detail: what was before and after, and no secret.
+        detail: `before` and `after`, mappings, or None where there was none; `reason`; more by name. No secret.
     """
+    if "before" in detail and "after" in detail and detail["before"] == detail["after"]:
+        return
     caller = context.principal(session)
     session.execute(
         insert(AuditEntry).values(

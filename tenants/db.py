@@ -91,12 +91,12 @@ class SingleStatement(Session):
 
 @event.listens_for(TenantSession, "after_begin")
 def _enter(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    principal: Principal = session.info["principal"]
+    info = session.info
     values = {
-        "tenant": str(principal.tenant),
-        "application": session.info.get("application", "tenantry"),
-        "read_only": "on" if session.info.get("read_only") else "off",
-        "idle": f"{session.info.get('idle_seconds', _IDLE_SECONDS):.0f}s",
+        "tenant": str(info["principal"].tenant),
+        "application": info.get("application", "tenantry"),
+        "read_only": "on" if info.get("read_only") else "off",
+        "idle": f"{info.get('idle_seconds', _IDLE_SECONDS):.0f}s",
     }
     try:
         connection.execute(_ENTER, values)
@@ -133,8 +133,7 @@ def fetch(
     connection = session.engine.raw_connection()
     driver: Any = connection.driver_connection
     try:
-        rows: Sequence[Mapping[str, Any]] = await_(driver.fetch(query, *[given[name] for name in names]))
-        return rows
+        return cast("Sequence[Mapping[str, Any]]", await_(driver.fetch(query, *[given[name] for name in names])))
     except BaseException as error:
         if isinstance(error, TimeoutError):
             driver.terminate()
@@ -155,8 +154,7 @@ def notify(session: Session, notice: object) -> None:
 
 def notices(session: Session) -> list[object]:
     """The notices that services left in this session."""
-    found: list[object] = session.info.get("notices", [])
-    return found
+    return cast("list[object]", session.info.get("notices", []))
 
 
 def open_session(
@@ -332,8 +330,7 @@ def _end_silent(context: ExceptionContext) -> None:
 
 def sqlstate(error: Exception) -> str:
     """The code with which PostgreSQL refused a statement, over either driver; nothing for any other error."""
-    cause = getattr(error, "orig", error)
-    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
+    return getattr(cause := getattr(error, "orig", error), "sqlstate", None) or getattr(cause, "pgcode", None) or ""
 
 
 def _problem(error: Exception) -> str | None:

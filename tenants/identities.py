@@ -89,7 +89,7 @@ def refuse(session: Session, provider: str, reason: str, claims: Claims | None) 
         known = session.get(Identity, (context.principal(session).tenant, claims.issuer, claims.subject))
         if known is not None:
             logins.end(session, LoginSession.user_id == known.user_id, LoginSession.provider == provider)
-    audit.record(session, "login.refuse", subject, provider=provider, reason=reason)
+    audit.record(session, "login.refuse", None, reason=reason, provider=provider, subject=subject)
 
 
 def _role(row: IdentityProvider, groups: Collection[str]) -> Role | None:

@@ -88,7 +88,7 @@ def create(
     )
     session.add(row)
     session.flush()
-    audit.record(session, "member.invite", ids.show("inv", row.id), after=_shown(row))
+    audit.record(session, "invitation.create", ids.show("inv", row.id), after=_shown(row))
     return get(session, row.id)
 
 
@@ -124,7 +124,7 @@ def revoke(session: Session, invitation: UUID) -> Invitation:
     if row.revoked_at is None:
         row.revoked_at = datetime.now(UTC)
         session.flush()
-    audit.record(session, "invitation.revoke", ids.show("inv", row.id), before=_shown(row))
+        audit.record(session, "invitation.revoke", ids.show("inv", row.id), before=_shown(row))
     return get(session, invitation)
 
 
@@ -175,4 +175,4 @@ def _whole() -> Select[Any]:
 
 def _shown(row: Invitation) -> dict[str, Any]:
     """What the audit log tells of an invitation."""
-    return {"email": row.email, "role": member_roles.shown_role(row.role, row.role_id)}
+    return {"email": row.email, **member_roles.shown_role(row.role, row.role_id)}

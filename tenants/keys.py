@@ -207,7 +207,7 @@ def revoke(session: Session, key_id: UUID) -> ApiKey:
     if key.revoked_at is None:
         key.revoked_at = datetime.now(UTC)
         session.flush()
-    audit.record(session, "key.revoke", ids.show("key", key.id), before=_shown(key))
+        audit.record(session, "key.revoke", ids.show("key", key.id), before=_shown(key))
     return key
 
 

@@ -198,7 +198,7 @@ def sign_up(
         raise Conflict(f"There is a tenant {slug!r} already: choose another name.")
     if outcome != "made":
         raise gone()
-    audit.record(session, "tenant.sign_up", ids.show("ten", tenant), owner=ids.show("usr", owner))
+    audit.record(session, "tenant.create", ids.show("ten", tenant), owner=ids.show("usr", owner))
     return tenant, owner
 
 

@@ -265,9 +265,9 @@ def revoke(session: Session, login: UUID, families: Sequence[str]) -> LoginSessi
     row = get(session, login)
     if row.user_id != context.principal(session).person:
         members.require_above(session, members.get(session, row.user_id), families)
-    end(session, LoginSession.id == login)
-    session.refresh(row)
-    audit.record(session, "login.revoke", ids.show("ses", row.id), user=ids.show("usr", row.user_id))
+    if end(session, LoginSession.id == login):
+        session.refresh(row)
+        audit.record(session, "login.revoke", ids.show("ses", row.id), user=ids.show("usr", row.user_id))
     return row
 
 

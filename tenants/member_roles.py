@@ -36,7 +36,7 @@ def create(session: Session, name: str, scopes: Sequence[str]) -> CustomRole:
     _fill(session, row, name, scopes)
     session.add(row)
     session.flush()
-    audit.record(session, "role.create", ids.show("rol", row.id), after=_shown(row))
+    audit.record(session, "role.set", ids.show("rol", row.id), before=None, after=_shown(row))
     return row
 
 
@@ -70,7 +70,7 @@ def change(session: Session, role_id: UUID, name: str | None = None, scopes: Seq
     require(session, row.scopes)
     _fill(session, row, row.name if name is None else name, row.scopes if scopes is None else scopes)
     session.flush()
-    audit.record(session, "role.update", ids.show("rol", row.id), before=before, after=_shown(row))
+    audit.record(session, "role.set", ids.show("rol", row.id), before=before, after=_shown(row))
     return row
 
 
@@ -96,7 +96,7 @@ def remove(session: Session, role_id: UUID) -> None:
     session.flush()
     session.delete(row)
     session.flush()
-    audit.record(session, "role.delete", ids.show("rol", role_id), before=_shown(row))
+    audit.record(session, "role.remove", ids.show("rol", role_id), before=_shown(row))
 
 
 def check_grantable(session: Session, role: Role | None, custom: UUID | None, families: Sequence[str]) -> None:
@@ -155,9 +155,9 @@ def require(session: Session, scopes: Sequence[str] | frozenset[str], role: Role
         raise Forbidden("Your key is narrowed to some tasks: it gives nobody a role.")
 
 
-def shown_role(role: str | None, custom: UUID | None) -> str | None:
-    """A role as the audit log tells of it."""
-    return role if custom is None else ids.show("rol", custom)
+def shown_role(role: str | None, custom: UUID | None) -> dict[str, str | None]:
+    """A member's role as the audit log tells of it."""
+    return {"role": role if custom is None else ids.show("rol", custom)}
 
 
 def _lock(session: Session, role_id: UUID, *, to_keep: bool = False) -> CustomRole:

@@ -58,7 +58,8 @@ def give(session: Session, row: Membership, role: Role | None, custom: UUID | No
         _keep_an_owner(session, row)
     if row.role == Role.OWNER and role is not Role.OWNER:
         _end_password_logins(session, row.user_id)
-    before = member_roles.shown_role(row.role, row.role_id)
+    had = row.role is not None or row.role_id is not None
+    before = member_roles.shown_role(row.role, row.role_id) if had else None
     row.role, row.role_id = None if role is None else role.value, custom
     session.flush()
     after = member_roles.shown_role(row.role, custom)

@@ -64,7 +64,7 @@ def change(session: Session, before: str, password_hash: str) -> None:
     [row] = db.fetch(session, _CHANGE, values)
     if not row["changed"]:
         raise Unauthenticated("The password has been changed meanwhile: log in again.", reason="revoked")
-    audit.record(session, "password.change", caller.actor)
+    audit.record(session, "password.set", caller.actor)
 
 
 def _bytes(password: str) -> bytes:

@@ -1,8 +1,10 @@
 """Plans and quotas: how much a tenant may use, what it has used, and the stop when that is all.
 
 Some quotas are of what is used up in a month, in UTC: runs, bytes uploaded. Others are of what there is: keys, members,
-schedules, runs that wait. What is counted for a quota is counted under its lock, so that however many come at once no
-more get through than the limit; runs, which come the fastest, only when the limit is near (`admit_runs`).
+schedules, runs that wait. Those of schedules and bytes can be set, and nothing counts under them yet.
+
+What is counted for a quota is counted under its lock, so that however many come at once no more get through than the
+limit; runs, which come the fastest, only when the limit is near (`admit_runs`).
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ class ActionKind(StrEnum):
     RETRY = "RETRY"
 
 
+_ACTIONS: dict[ActionKind, audit.Action] = {ActionKind.CANCEL: "runs.cancel", ActionKind.RETRY: "runs.retry"}
 _FITTING = {ActionKind.CANCEL: frozenset(RunState) - TERMINAL, ActionKind.RETRY: TERMINAL}
 _UNASKED = {
     ActionKind.CANCEL: _FITTING[ActionKind.CANCEL],
@@ -109,9 +110,7 @@ def begin(session: Session, kind: ActionKind, wanted: RunFilter) -> BulkAction:
     action = session.scalars(made.returning(BulkAction)).one()
     if kind is ActionKind.RETRY:
         _check_backlog(session, action.id)
-    audit.record(
-        session, f"runs.{kind.value.lower()}", ids.show("bulk", action.id), matched=action.total, filter=_told(wanted)
-    )
+    audit.record(session, _ACTIONS[kind], ids.show("bulk", action.id), matched=action.total, filter=_told(wanted))
     return action
 
 

@@ -166,6 +166,7 @@ def _shown(limit: Limit) -> dict[str, Any]:
         "taskName": limit.task,
         "queue": limit.queue,
         "concurrencyKey": limit.concurrency_key,
+        "setBy": limit.actor_kind,
     }
 
 

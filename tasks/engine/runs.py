@@ -194,6 +194,7 @@ def cancel(session: Session, run_id: UUID) -> Run:
     if run.state in TERMINAL:
         raise InvalidState(f"The run has ended: {run.state}.", state=run.state)
     now = session.scalar(select(func.clock_timestamp()))
+    asked_before = run.cancel_requested_at is not None
     run.cancel_requested_at = run.cancel_requested_at or now
     if run.state == RunState.RUNNING:
         session.execute(update(RunLease).where(RunLease.run_id == run_id).values(cancel=True))
@@ -201,7 +202,8 @@ def cancel(session: Session, run_id: UUID) -> Run:
         move(session, run, RunState.CANCELLED, "cancelled before it started")
         run.finished_at = now
     session.flush()
-    audit.record(session, "run.cancel", ids.show("run", run.id), task=run.task)
+    if not asked_before:
+        audit.record(session, "run.cancel", ids.show("run", run.id), task=run.task)
     return run
 
 

@@ -35,7 +35,7 @@ def enable(session: Session, family: str) -> None:
     if session.scalar(select(TenantFamily).where(TenantFamily.family == family)) is None:
         session.add(TenantFamily(family=family))
         session.flush()
-    audit.record(session, "family.enable", family)
+        audit.record(session, "family.enable", family)
 
 
 def resolve_task(session: Session, name: str) -> str:
@@ -81,7 +81,7 @@ def pause(session: Session, task_name: str | None = None, note: str | None = Non
     written = statement.on_conflict_do_update(index_elements=["tenant_id", "task"], set_=values, where=free)
     if session.scalar(written.returning(Pause.task)) is None:
         raise Forbidden("An operator has paused this: only operators change it.")
-    audit.record(session, "tasks.drain" if draining else "tasks.pause", task_name, note=note)
+    audit.record(session, "tasks.drain" if draining else "tasks.pause", task_name, reason=note)
 
 
 def resume(session: Session, task_name: str | None = None) -> None:
@@ -101,6 +101,7 @@ def resume(session: Session, task_name: str | None = None) -> None:
     statement = delete(Pause).where(Pause.task == name)
     if context.principal(session).kind is not ActorKind.OPERATOR:
         statement = statement.where(Pause.actor_kind != ActorKind.OPERATOR.value)
-    if session.scalar(statement.returning(Pause.task)) is None and name in there:
+    if session.scalar(statement.returning(Pause.task)) is not None:
+        audit.record(session, "tasks.resume", task_name)
+    elif name in there:
         raise Forbidden("An operator has paused this: only operators resume it.")
-    audit.record(session, "tasks.resume", task_name)

@@ -18,7 +18,7 @@ BEGIN
   END IF;
   IF v_before IS NULL THEN
     UPDATE tenants SET suspended_at = clock_timestamp() WHERE id = p_tenant;
-    PERFORM record_operation(p_tenant, p_entry, p_actor, 'tenant.suspend', NULL, jsonb_build_object('note', p_note));
+    PERFORM record_operation(p_tenant, p_entry, p_actor, 'tenant.suspend', NULL, jsonb_build_object('reason', p_note));
   END IF;
   RETURN true;
 END $$;

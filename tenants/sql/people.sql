@@ -124,7 +124,7 @@ BEGIN
     RETURN 'taken';
   END IF;
   INSERT INTO public.memberships (tenant_id, user_id, role) VALUES (p_tenant, p_user, 'OWNER');
-  PERFORM record_operation(p_tenant, p_entry, p_actor, 'member.set', p_shown, '{"before": null, "after": "OWNER"}');
+  PERFORM record_operation(p_tenant, p_entry, p_actor, 'member.set', p_shown, '{"before": null, "after": {"role": "OWNER"}}');
   UPDATE public.account_links l SET used_at = clock_timestamp() WHERE l.id = p_link;
   RETURN 'made';
 END $$;
@@ -155,7 +155,7 @@ BEGIN
   RETURNING u.id INTO v_user;
   UPDATE public.login_sessions s SET revoked_at = clock_timestamp()
   WHERE s.user_id = v_user AND s.revoked_at IS NULL AND NOT (s.tenant_id = p_tenant AND s.id = p_login);
-  PERFORM tell_tenants_of(v_user, 'password.change', p_tenant);
+  PERFORM tell_tenants_of(v_user, 'password.set', p_tenant);
   RETURN v_user IS NOT NULL;
 END $$;
 REVOKE ALL ON FUNCTION change_password(uuid, uuid, text, text) FROM PUBLIC;

@@ -130,9 +130,11 @@ BEGIN
   END IF;
   UPDATE tenants t SET plan = p_plan, quotas = p_quotas WHERE t.id = assign_plan.tenant_id;
   after := jsonb_build_object('plan', p_plan, 'quotas', p_quotas);
-  INSERT INTO audit_entries (tenant_id, id, actor_kind, actor, action, target, detail)
-  VALUES (tenant_id, p_entry, p_actor_kind, p_actor, 'plan.assign', p_slug,
-          jsonb_build_object('before', before, 'after', after));
+  IF before <> after THEN
+    INSERT INTO audit_entries (tenant_id, id, actor_kind, actor, action, target, detail)
+    VALUES (tenant_id, p_entry, p_actor_kind, p_actor, 'plan.assign', p_slug,
+            jsonb_build_object('before', before, 'after', after));
+  END IF;
   RETURN NEXT;
 END $$;
 REVOKE ALL ON FUNCTION assign_plan(text, text, jsonb, uuid, text, text) FROM PUBLIC;

@@ -113,6 +113,12 @@ class Place:
         return "corp"
 
     @property
+    def paused(self) -> str:
+        """The arguments that end a pause of everything."""
+        self.caller.ask("mutation { pauseTasks { success } }")
+        return ""
+
+    @property
     def limit(self) -> str:
         """A limit."""
         request = LimitRequest("some", LimitKind.CONCURRENCY, 3)
@@ -123,16 +129,16 @@ CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
     "cancelRun": ("run.cancel", lambda place: f'(id: "{place.waiting}")'),
     "cancelRuns": ("runs.cancel", lambda place: f'(filter: {{ids: ["{place.waiting}"]}}, dryRun: false)'),
     "createApiKey": ("key.create", lambda place: '(input: {name: "k", scopes: ["runs:read"]})'),
-    "createRole": ("role.create", lambda place: '(name: "r", scopes: ["runs:read"])'),
-    "deleteRole": ("role.delete", lambda place: f'(id: "{place.role}")'),
-    "inviteMember": ("member.invite", lambda place: '(input: {email: "eve@example.org", role: MEMBER})'),
+    "createRole": ("role.set", lambda place: '(name: "r", scopes: ["runs:read"])'),
+    "deleteRole": ("role.remove", lambda place: f'(id: "{place.role}")'),
+    "inviteMember": ("invitation.create", lambda place: '(input: {email: "eve@example.org", role: MEMBER})'),
     "pauseTasks": ("tasks.pause", lambda place: '(note: "why")'),
-    "recordSalesStock": ("sales.record_stock", lambda place: "(counts: [])"),
+    "recordSalesStock": ("family.set", lambda place: "(counts: [])"),
     "removeMember": ("member.remove", lambda place: f'(id: "{place.member}")'),
     "removeIdentityProvider": ("provider.remove", lambda place: f'(name: "{place.provider}")'),
     "removeLimit": ("limit.remove", lambda place: f'(id: "{place.limit}")'),
     "requireSingleSignOn": ("sso.require", lambda place: f"(required: {'true' if place.provider else 'false'})"),
-    "resumeTasks": ("tasks.resume", lambda place: ""),
+    "resumeTasks": ("tasks.resume", lambda place: place.paused),
     "retryDeadLetters": ("runs.retry", lambda place: f'(groupId: "{place.group}", dryRun: false)'),
     "retryRuns": ("runs.retry", lambda place: f'(filter: {{ids: ["{place.failed}"]}}, dryRun: false)'),
     "revokeInvitation": ("invitation.revoke", lambda place: f'(id: "{place.invitation}")'),
@@ -147,8 +153,8 @@ CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
     ),
     "setLimit": ("limit.set", lambda place: '(input: {name: "n", kind: CONCURRENCY, amount: 3})'),
     "setMemberRole": ("member.set", lambda place: f'(id: "{place.member}", role: MEMBER)'),
-    "updateRole": ("role.update", lambda place: f'(id: "{place.role}", name: "s")'),
-    "updateSalesSettings": ("sales.configure", lambda place: "(retentionMonths: 12)"),
+    "updateRole": ("role.set", lambda place: f'(id: "{place.role}", name: "s")'),
+    "updateSalesSettings": ("family.set", lambda place: "(retentionMonths: 12)"),
 }
 TRIGGERS: dict[str, Callable[[Place], str]] = {
     "exportSales": lambda place: '(startDate: "2026-01-01", endDate: "2026-01-31")',
@@ -238,6 +244,29 @@ def test_what_is_refused_leaves_no_entry(place: Place) -> None:
     before = _entries(place)
     answer = place.caller.ask('mutation { setLimit(input: {name: "n", kind: WEIGHT, amount: 3}) { success } }')
     assert answer == {"setLimit": {"success": False}}
+    assert _entries(place) == before
+
+
+TWICE: dict[str, Callable[[Place], str]] = {
+    "revokeApiKey": lambda place: f'(id: "{place.key}")',
+    "revokeInvitation": lambda place: f'(id: "{place.invitation}")',
+    "revokeSession": lambda place: f'(id: "{place.login}")',
+    "resumeTasks": lambda place: place.paused,
+    "requireSingleSignOn": lambda place: f"(required: {'true' if place.provider else 'false'})",
+    "setLimit": lambda place: '(input: {name: "n", kind: CONCURRENCY, amount: 3})',
+    "setMemberRole": lambda place: f'(id: "{place.member}", role: MEMBER)',
+    "updateRole": lambda place: f'(id: "{place.role}", name: "s")',
+    "updateSalesSettings": lambda place: "(retentionMonths: 12)",
+}
+"""What may be asked for again, and then changes nothing."""
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_what_changes_nothing_leaves_no_entry(place: Place, name: str) -> None:
+    mutation = f"mutation {{ {name}{TWICE[name](place)} {{ success }} }}"
+    assert place.caller.ask(mutation) == {name: {"success": True}}
+    before = _entries(place)
+    assert place.caller.ask(mutation) == {name: {"success": True}}
     assert _entries(place) == before
 
 

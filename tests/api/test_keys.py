@@ -29,7 +29,7 @@ ROTATE = (
 PASSWORD = "correct horse battery staple"
 
 
-def _refusals(api: Api, tenant: Principal, action: str = "credential.refuse") -> list[tuple[Any, ...]]:
+def _refusals(api: Api, tenant: Principal, action: str = "authentication.refuse") -> list[tuple[Any, ...]]:
     return api.installation.rows(
         "SELECT actor_kind, actor, target, detail FROM audit_entries WHERE tenant_id = %s AND action = %s ORDER BY id",
         str(tenant.tenant), action,
@@ -185,7 +185,7 @@ class TestAddresses:
         caller = api.caller(tenant, address_ranges=["192.0.2.0/24"])
         for _ in range(20):
             assert caller.post(WHO).status_code == 401
-        entry = ("API_KEY", caller.actor, caller.actor, {"why": "address", "address": "127.0.0.1"})
+        entry = ("API_KEY", caller.actor, caller.actor, {"reason": "address", "address": "127.0.0.1"})
         assert eventually(lambda: _refusals(api, tenant)) == [entry]
         assert api.installation.rows("SELECT last_used_at FROM api_keys WHERE id = %s", str(caller.key_id)) != []
 
@@ -203,7 +203,7 @@ class TestRefusals:
         eventually(lambda: len(_refusals(api, tenant)) == 2)
         told = {actor: (kind, target, detail) for kind, actor, target, detail in _refusals(api, tenant)}
         for caller, why in ((revoked, "revoked"), (expired, "expired")):
-            assert told[caller.actor] == ("API_KEY", caller.actor, {"why": why, "address": "127.0.0.1"})
+            assert told[caller.actor] == ("API_KEY", caller.actor, {"reason": why, "address": "127.0.0.1"})
             assert str(caller.credential) not in str(told)
 
     def test_a_token_that_is_over_or_revoked_is_told_and_a_forged_one_is_nobodys(
@@ -220,7 +220,7 @@ class TestRefusals:
         for token in (over, forged, tokens["accessToken"]):
             assert _with(api, token).post(WHO).status_code == 401
         eventually(lambda: len(_refusals(api, tenant)) == 2)
-        told = {(kind, actor[:4], detail["why"]) for kind, actor, _, detail in _refusals(api, tenant)}
+        told = {(kind, actor[:4], detail["reason"]) for kind, actor, _, detail in _refusals(api, tenant)}
         assert told == {("USER", "ses_", "expired"), ("USER", "usr_", "revoked")}
         assert ids.show("usr", user) in {actor for _, actor, _, _ in _refusals(api, tenant)}
 
@@ -233,7 +233,7 @@ class TestRefusals:
             assert _log_in(api, slug, "leslie@example.org", "a wrong password").status_code == 401
         assert _log_in(api, slug, "nobody@example.org").status_code == 401
         who = ids.show("usr", user)
-        entry = ("USER", who, who, {"why": "password", "address": "127.0.0.1"})
+        entry = ("USER", who, who, {"reason": "password", "address": "127.0.0.1"})
         assert eventually(lambda: _refusals(api, tenant, "login.refuse")) == [entry]
         [(kind, actor, session, _)] = _refusals(api, tenant, "login.open")
         assert (kind, actor) == ("USER", who)
@@ -241,7 +241,7 @@ class TestRefusals:
             api.client.post(f"{api.url}/auth/logout", json={"refreshToken": tokens["refreshToken"]})
         assert [target for _, _, target, _ in _refusals(api, tenant, "login.close")] == [session]
         assert api.client.post(f"{api.url}/auth/refresh", json={"refreshToken": tokens["refreshToken"]}).is_error
-        assert [detail["why"] for *_, detail in eventually(lambda: _refusals(api, tenant))] == ["revoked"]
+        assert [detail["reason"] for *_, detail in eventually(lambda: _refusals(api, tenant))] == ["revoked"]
 
     def test_a_refresh_token_that_comes_twice_is_told(
         self, api: Api, tenant: Principal, member: Callable[[str], tuple[UUID, str]]

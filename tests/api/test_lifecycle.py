@@ -46,7 +46,7 @@ def test_a_suspended_tenant_reads_and_changes_nothing_until_it_is_resumed(
     entries = caller.ask("{ auditLog { nodes { action actor detail } } }")["auditLog"]["nodes"]
     [resumed, suspended, _] = [entry for entry in entries if entry["action"].startswith("tenant.")]
     assert resumed == {"action": "tenant.resume", "actor": "tenantry tenant resume", "detail": {}}
-    assert (suspended["actor"], suspended["detail"]) == ("tenantry tenant suspend", {"note": "unpaid"})
+    assert (suspended["actor"], suspended["detail"]) == ("tenantry tenant suspend", {"reason": "unpaid"})
 
 
 def test_an_export_holds_every_row_and_object_of_the_tenant_and_no_secret(

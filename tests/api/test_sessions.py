@@ -104,7 +104,7 @@ def test_a_changed_password_ends_all_other_logins_everywhere(api: Api, people: P
     [(action,)] = api.installation.rows(
         "SELECT action FROM audit_entries WHERE tenant_id = %s AND action LIKE 'password.%%'", str(people.tenant.tenant)
     )
-    assert action == "password.change"
+    assert action == "password.set"
 
 
 def test_a_password_is_not_changed_without_the_present_one(api: Api, people: People, tenant: Principal) -> None:

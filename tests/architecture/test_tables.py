@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tenants import system
 from tests.support.installations import Installation
 
 CONDITION = (
@@ -92,7 +93,10 @@ def test_plans_are_changed_from_the_operators_tenant_only(installation: Installa
     [(using, check)] = installation.rows("SELECT qual, with_check FROM pg_policies WHERE policyname = 'operators'")
     assert using == check
     assert using.startswith("(( SELECT (NULLIF(current_setting('app.tenant_id'::text, true), ''::text))::uuid")
-    assert using.endswith("= '00000000-0000-7000-8000-000000000001'::uuid)")
+    assert using.endswith(" = operators())")
+    assert installation.rows("SELECT operators()::text, id::text FROM tenants WHERE slug = '_operator'") == [
+        (str(system.OPERATORS_ID),) * 2
+    ]
 
 
 def test_tables_of_no_tenant_have_the_policies_listed_and_no_others(installation: Installation) -> None:

@@ -52,6 +52,6 @@ def configure(session: Session, *, currency: str | None = None, retention_months
         .values(**wanted)
         .on_conflict_do_update(index_elements=[SalesSettings.tenant_id], set_=wanted)
     )
-    audit.record(session, "sales.configure", before=before, after=wanted)
+    audit.record(session, "family.set", "sales.settings", before=before, after=wanted)
     session.expire_all()
     return read(session)

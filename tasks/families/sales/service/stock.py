@@ -57,7 +57,7 @@ def record(session: Session, counts: Sequence[Count]) -> None:
     )
     if len(found.all()) != len(counts):
         raise NotFound("There is no such product.")
-    audit.record(session, "sales.record_stock", after=[asdict(count) for count in counts])
+    audit.record(session, "family.set", "sales.stock", after={"counts": [asdict(count) for count in counts]})
 
 
 def raise_alerts(session: Session, now: datetime) -> list[Product]:
