@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import OrderedDict
 from collections.abc import Hashable
 from functools import lru_cache
@@ -188,4 +187,4 @@ def _burst(rate: float) -> tuple[float, float]:
 
 def _take(bucket: Bucket) -> None:
     if wait := bucket.take(1):
-        raise RateLimited("Too many requests: wait a moment.", retry_after_seconds=math.ceil(wait * 10) / 10)
+        raise RateLimited("Too many requests: wait a moment.", retry_after_seconds=wait)
