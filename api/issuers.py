@@ -25,7 +25,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import Key, KeySet, import_key
 
 from tasks.gateways.outside import Guarded
-from tenants.identities import Person
+from tenants.identities import NotVouched, Person
 from tenants.providers import Client
 from tenants.settings import Settings
 
@@ -46,18 +46,6 @@ _LONGEST_SUBJECT = 255
 _MOST_GROUPS = 1000
 _SHORTEST_MODULUS = 342
 """Of an RSA key, in characters: 2,048 bits."""
-
-
-class NotVouched(Exception):
-    """The provider did not vouch for anybody in a way that can be believed.
-
-    Args:
-        reason: a word or two for the audit log.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

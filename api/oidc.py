@@ -25,11 +25,11 @@ from starlette.routing import Route
 from api import auth, forms, metrics
 from api.auth import Authenticator
 from api.backoff import BackOff
-from api.issuers import Issuers, NotVouched
+from api.issuers import Issuers
 from tenants import encryption, identities, ids, logins, providers
 from tenants.context import Scope
 from tenants.errors import InvalidInput, Issue, Misconfigured, NotFound, Unauthenticated, Unavailable
-from tenants.identities import Person, Refused
+from tenants.identities import NotVouched, Person
 from tenants.providers import Client
 from tenants.settings import Settings
 
@@ -138,7 +138,7 @@ class Oidc:
         try:
             person = await self._ask(request, client, kept)
             user = await scope.write(identities.admit, client.name, person)
-        except (NotVouched, Refused) as error:
+        except NotVouched as error:
             metrics.LOGINS.labels("refused").inc()
             self._addresses.fail(address)
             log.info("login_refused", provider=client.name, reason=error.reason)

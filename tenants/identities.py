@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from tenants import audit, context, identity, ids, quotas
 from tenants.context import Role
-from tenants.errors import Forbidden, InvalidInput, NotFound, QuotaExceeded
+from tenants.errors import InvalidInput, NotFound, QuotaExceeded
 from tenants.people import Identity, IdentityProvider, LoginSession, Membership, User
 from tenants.quotas import Quota
 
@@ -37,13 +37,16 @@ class Person:
     groups: Collection[str] = ()
 
 
-class Refused(Forbidden):
-    """The identity provider knows you, but this tenant does not let you in."""
+class NotVouched(Exception):
+    """The provider vouched for nobody in a way that can be believed, or for nobody whom the tenant lets in.
+
+    Args:
+        reason: a word or two for the audit log.
+    """
 
     def __init__(self, reason: str) -> None:
-        super().__init__()
+        super().__init__(reason)
         self.reason = reason
-        """For the audit log."""
 
 
 def admit(session: Session, provider: str, person: Person) -> UUID:
@@ -56,7 +59,7 @@ def admit(session: Session, provider: str, person: Person) -> UUID:
         provider: the provider's name in the tenant.
 
     Raises:
-        Refused: the tenant doesn't let them in.
+        NotVouched: the tenant doesn't let them in.
         NotFound: there is no such provider any more.
     """
     row = session.scalar(select(IdentityProvider).where(IdentityProvider.name == provider).with_for_update(read=True))
@@ -114,34 +117,34 @@ def _meet(session: Session, row: IdentityProvider, person: Person, role: Role | 
     joined = user is None
     if user is None:
         if not row.just_in_time:
-            raise Refused("no member")
+            raise NotVouched("no member")
         if role is None:
-            raise Refused("role")
+            raise NotVouched("role")
         try:
             quotas.take(session, Quota.MEMBERS, identity.MEMBERS)
         except QuotaExceeded:
-            raise Refused("no room") from None
+            raise NotVouched("no room") from None
         user = session.scalar(
             _BRING_IN, {"provider": row.name, "user": ids.new(), "email": address, "role": role.value}
         )
         if user is None:
-            raise Refused("no member")
+            raise NotVouched("no member")
     elif session.scalar(select(Identity).where(Identity.issuer == person.issuer, Identity.user_id == user)):
         # The address has come to another person there, who is not the member it once led to.
-        raise Refused("another subject")
+        raise NotVouched("another subject")
     found: UUID = user
     return found, joined
 
 
 def _address(row: IdentityProvider, person: Person) -> str:
     if person.email is None or not person.email_verified:
-        raise Refused("address not verified")
+        raise NotVouched("address not verified")
     try:
         address = identity.normalise(person.email)
     except InvalidInput:
-        raise Refused("address not verified") from None
+        raise NotVouched("address not verified") from None
     if address.rpartition("@")[2] not in row.domains:
-        raise Refused("domain")
+        raise NotVouched("domain")
     return address
 
 
@@ -152,7 +155,7 @@ def _follow(session: Session, user: UUID, role: Role | None) -> None:
     if row.role == Role.OWNER:
         return
     if role is None:
-        raise Refused("role")
+        raise NotVouched("role")
     if row.role != role:
         before = row.role
         row.role = role.value

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from tenants import credentials, identities, identity, ids, logins, providers, system
 from tenants.context import ActorKind, Principal, Role
 from tenants.errors import Conflict, Forbidden, InvalidInput, InvalidState, NotFound, Unauthenticated
-from tenants.identities import Person, Refused
+from tenants.identities import NotVouched, Person
 from tenants.providers import ProviderRequest
 from tests.support.installations import Installation
 
@@ -145,7 +145,7 @@ def test_another_issuer_makes_everybody_a_stranger(installation: Installation, t
     installation.write(tenant, logins.redeem, installation.settings.auth, user, ids.new(), "corp")
     _put(installation, tenant, replace(CORP, issuer="https://evil.example", just_in_time=False, domains=[]))
     assert _ended(installation, tenant, user) == [True]
-    with pytest.raises(Refused, match="not let you in"):
+    with pytest.raises(NotVouched, match="domain"):
         installation.write(tenant, identities.admit, "corp", replace(ADA, issuer="https://evil.example"))
     with pytest.raises(NotFound):
         installation.write(tenant, identities.admit, "corp", ADA)
