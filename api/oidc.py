@@ -17,7 +17,6 @@ from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
 import structlog
-from authlib.common.urls import add_params_to_uri
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -84,14 +83,16 @@ class Oidc:
         address = auth.client_address(request)
         self._addresses.check(address)
         client, _ = await self._client(request)
+        place = _place(request)
+        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         try:
-            described = await self._issuers.describe(client.issuer)
+            location = await self._issuers.authorize(
+                client, redirect_uri=self._callback(place), state=state, nonce=nonce, verifier=verifier
+            )
         except NotVouched as error:
             self._addresses.fail(address)
             log.warning("provider_unusable", issuer=client.issuer, reason=error.reason)
             raise Unavailable("The identity provider can't be asked now.", retry_after_seconds=10) from None
-        place = _place(request)
-        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         kept = {
             "place": place,
             "state": state,
@@ -100,19 +101,6 @@ class Oidc:
             "challenge": challenge,
             "return_to": return_to,
         }
-        location = add_params_to_uri(
-            described.authorization,
-            [
-                ("response_type", "code"),
-                ("client_id", client.client_id),
-                ("redirect_uri", self._callback(place)),
-                ("scope", " ".join(client.scopes)),
-                ("state", state),
-                ("nonce", nonce),
-                ("code_challenge", _digest(verifier)),
-                ("code_challenge_method", "S256"),
-            ],
-        )
         answer = RedirectResponse(location, 303)
         answer.set_cookie(
             _cookie(state),
