@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from functools import lru_cache
 from ipaddress import IPv6Network
@@ -14,6 +14,7 @@ import redis
 import redis.asyncio
 import structlog
 from starlette.types import Scope
+from starlette.websockets import WebSocket
 
 from tenants import names
 from tenants.buckets import Bucket
@@ -124,8 +125,37 @@ class Budgets(Buckets[tuple[UUID, str]]):
         return True
 
 
+class Places(Generic[K]):
+    """How many sockets each of many has open, and may have.
+
+    Args:
+        most: how many one may have.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: dict[WebSocket, K] = {}
+        self._taken: Counter[K] = Counter()
+
+    def take(self, socket: WebSocket, key: K) -> bool:
+        """Take a place for a socket; whether one was free."""
+        if self._taken[key] >= self._most:
+            return False
+        self._taken[key] += 1
+        self._held[socket] = key
+        return True
+
+    def leave(self, socket: WebSocket) -> None:
+        """Give back the socket's place, where it has one."""
+        key = self._held.pop(socket, None)
+        if key is not None:
+            self._taken[key] -= 1
+            if not self._taken[key]:
+                del self._taken[key]
+
+
 class Limits:
-    """All limits of requests.
+    """All limits of requests and sockets.
 
     Args:
         settings: of this installation.
@@ -140,6 +170,9 @@ class Limits:
         self._requests = Budgets("requests", *_burst(settings.caller_requests_per_second), client)
         self._addresses: Buckets[str] = Buckets(*_burst(settings.address_requests_per_second))
         self._logins: Buckets[str] = Buckets(*_burst(settings.address_logins_per_second))
+        self.sockets_by_address: Places[str] = Places(settings.sockets_per_address)
+        """Of those that have not said yet whose they are."""
+        self.sockets_by_tenant: Places[UUID] = Places(settings.sockets_per_tenant)
 
     def admit(self, principal: Principal) -> Bucket:
         """Count a caller's request, and return the budget it is paid from.

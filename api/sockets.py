@@ -6,9 +6,8 @@ Source: the protocol's own description, https://github.com/enisdenjo/graphql-ws/
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Hashable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.websockets import WebSocketState
 from strawberry.asgi import ASGIWebSocketAdapter
@@ -30,35 +29,7 @@ if TYPE_CHECKING:
     from api.graphql import View
 
 _REVOKED, _EXPIRED, _AGAIN, _TOO_BIG, _IDLE = 4401, 4403, 1013, 1009, 1000
-K = TypeVar("K", bound=Hashable)
 _LONGEST_ID = 200
-
-
-class Places(Generic[K]):
-    """How many sockets each of many has open, and may have.
-
-    Args:
-        most: how many one may have.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken: Counter[K] = Counter()
-
-    def take(self, key: K) -> Callable[[], None] | None:
-        """Take a place; what gives it back, once. None: all are taken."""
-        if self._taken[key] >= self._most:
-            return None
-        self._taken[key] += 1
-        held = [key]
-
-        def leave() -> None:
-            if held:
-                self._taken[held.pop()] -= 1
-                if not self._taken[key]:
-                    del self._taken[key]
-
-        return leave
 
 
 class Socket(ASGIWebSocketAdapter):
@@ -97,7 +68,6 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
 
     _text = ""
     _watch: asyncio.Task[None] | None = None
-    _leave: Callable[[], None] | None = None
     _used = 0.0
     """When something last ran here, by the loop's clock."""
     _idle: asyncio.TimerHandle | None = None
@@ -153,8 +123,6 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
 
     async def shutdown(self) -> None:
         """End what runs for this socket."""
-        if self._leave is not None:
-            self._leave()
         if self._idle is not None:
             self._idle.cancel()
         if self._watch is not None:
@@ -182,10 +150,11 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
 
     def _take_place(self) -> bool:
         """Take one of the tenant's places instead of one of the address's."""
-        self._leave = cast("View", self.view).members.take(self.context.caller.tenant)
-        if self._leave is not None:
-            cast("Socket", self.websocket).ws.scope["introduced"]()
-        return self._leave is not None
+        limits, socket = cast("View", self.view).limits, cast("Socket", self.websocket).ws
+        taken = limits.sockets_by_tenant.take(socket, self.context.caller.tenant)
+        if taken:
+            limits.sockets_by_address.leave(socket)
+        return taken
 
     def _wait_for_use(self) -> None:
         """Close the socket once nothing has run on it for a while; ping and pong are no use."""

@@ -38,7 +38,8 @@ class Context:
     request_id: str
     settings: Settings
     hub: Hub
-    budget: Bucket
+    budget: Bucket = field(init=False)
+    """What operations are paid from, once it is known whose they are."""
     scope: Scope | None = None
     suspended: bool = False
     end: Callable[[], Coroutine[None, None, NoReturn]] | None = None

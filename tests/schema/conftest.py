@@ -32,13 +32,15 @@ def new_context() -> Callable[..., Context]:
 
     def make(*scopes: str, stranger: bool = False, **options: Any) -> Context:
         principal = Principal(ids.new(), ActorKind.API_KEY, "key_tests", frozenset(scopes))
-        return Context(
+        budget = options.pop("budget", None) or Bucket(1e6, 1e6)
+        context = Context(
             request_id="request-of-a-test",
             settings=Settings(auth=Auth(key_pepper=SecretStr("a-pepper-for-tests-0123456789"))),
             hub=cast("Hub", None),
-            budget=options.pop("budget", None) or Bucket(1e6, 1e6),
             scope=None if stranger else Scope(principal, cast("Any", NoDatabase()), after_commit),
             **options,
         )
+        context.budget = budget
+        return context
 
     return make
