@@ -16,6 +16,7 @@ import structlog
 from starlette.types import Scope
 from starlette.websockets import WebSocket
 
+from api.backoff import BackOff
 from tenants import names
 from tenants.buckets import Bucket
 from tenants.context import Principal
@@ -29,6 +30,8 @@ _BURST_SECONDS: Final = 10.0
 """A limit of so many a second lets through at once what it lets through in this time."""
 OPEN: Final = ("/health/", "/metrics")
 """Where whoever watches over the process asks, as often as they like."""
+_FREE_FAILURES: Final = 100
+"""Many people can share an address."""
 _REMEMBERED: Final = 20_000
 _AGREE_SECONDS: Final = 1.0
 _AGREE: Final = """
@@ -170,6 +173,8 @@ class Limits:
         self._requests = Budgets("requests", *_burst(settings.caller_requests_per_second), client)
         self._addresses: Buckets[str] = Buckets(*_burst(settings.address_requests_per_second))
         self._logins: Buckets[str] = Buckets(*_burst(settings.address_logins_per_second))
+        self.failures = BackOff(_FREE_FAILURES)
+        """Of whoever is at an address, and fails to prove who they are: by a password, or through a provider."""
         self.sockets_by_address: Places[str] = Places(settings.sockets_per_address)
         """Of those that have not said yet whose they are."""
         self.sockets_by_tenant: Places[UUID] = Places(settings.sockets_per_tenant)
@@ -180,7 +185,7 @@ class Limits:
         Raises:
             RateLimited: there were too many.
         """
-        _take(self._requests.caller(principal))
+        count(self._requests.caller(principal))
         return self._points.caller(principal)
 
     def meet(self, scope: Scope) -> None:
@@ -191,13 +196,25 @@ class Limits:
         """
         path: str = scope["path"]
         if path.startswith("/auth/"):
-            _take(self._logins.of(address(scope)))
+            count(self._logins.of(address(scope)))
         elif not path.startswith(OPEN):
-            _take(self._addresses.of(address(scope)))
+            count(self._addresses.of(address(scope)))
 
     async def close(self) -> None:
         """Tell what has not been told."""
         await asyncio.gather(self._points.close(), self._requests.close())
+
+
+def count(*buckets: Bucket) -> None:
+    """Count one request in all of these, or in none.
+
+    Raises:
+        RateLimited: there were too many.
+    """
+    if wait := max(bucket.wait(1) for bucket in buckets):
+        raise RateLimited("Too many requests: wait a moment.", retry_after_seconds=wait)
+    for bucket in buckets:
+        bucket.pour(1)
 
 
 def address(scope: Scope) -> str:
@@ -216,8 +233,3 @@ def _network(host: str) -> str:
 
 def _burst(rate: float) -> tuple[float, float]:
     return rate * _BURST_SECONDS, rate
-
-
-def _take(bucket: Bucket) -> None:
-    if wait := bucket.take(1):
-        raise RateLimited("Too many requests: wait a moment.", retry_after_seconds=wait)

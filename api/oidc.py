@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from api import auth, forms, metrics
+from api import forms, limits, metrics
 from api.auth import Authenticator
 from api.backoff import BackOff
 from api.issuers import Issuers
@@ -44,7 +44,6 @@ _PAGE = re.compile(r"[\x21\x22\x24-\x5b\x5d-\x7e]+")
 """Neither a fragment nor a backslash, which browsers take for a slash."""
 _LONGEST_CODE = 2048
 _LONGEST_RETURN = 1000
-_FREE_BY_ADDRESS = 100
 _REFUSED = "The login was refused: begin again."
 
 
@@ -54,13 +53,14 @@ class Oidc:
     Args:
         settings: of this installation.
         authenticator: the way to the database before a caller is known.
+        failures: by address, of all who fail to prove who they are.
     """
 
-    def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
+    def __init__(self, settings: Settings, authenticator: Authenticator, failures: BackOff) -> None:
         self._settings = settings
         self._authenticator = authenticator
         self._issuers = Issuers(settings)
-        self._addresses = BackOff(_FREE_BY_ADDRESS)
+        self._failures = failures
 
     def routes(self) -> list[Route]:
         """The routes."""
@@ -80,8 +80,8 @@ class Oidc:
         if not _CHALLENGE.fullmatch(challenge):
             message = "must be the SHA-256 of a verifier, in URL-safe base64 without padding"
             raise InvalidInput(f"challenge {message}.", issues=[Issue(("challenge",), message)])
-        address = auth.client_address(request)
-        self._addresses.check(address)
+        address = limits.address(request.scope)
+        self._failures.check(address)
         client, _ = await self._client(request)
         place = _place(request)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
@@ -90,7 +90,7 @@ class Oidc:
                 client, redirect_uri=self._callback(place), state=state, nonce=nonce, verifier=verifier
             )
         except NotVouched as error:
-            self._addresses.fail(address)
+            self._failures.fail(address)
             log.warning("provider_unusable", issuer=client.issuer, reason=error.reason)
             raise Unavailable("The identity provider can't be asked now.", retry_after_seconds=10) from None
         kept = {
@@ -113,13 +113,13 @@ class Oidc:
     async def come_back(self, request: Request) -> Response:
         """Take the browser back from the provider, and send it on with a code of ours, or with a word of refusal."""
         place = _place(request)
-        address = auth.client_address(request)
-        self._addresses.check(address)
+        address = limits.address(request.scope)
+        self._failures.check(address)
         state = request.query_params.get("state", "")
         kept = encryption.unwrap(self._settings.auth.token_keys, _STATE, request.cookies.get(_cookie(state), ""))
         if kept is None or kept["place"] != place or not hmac.compare_digest(kept["state"].encode(), state.encode()):
             # Of nobody's doing here, so that there is nothing to tell a tenant's audit log.
-            self._addresses.fail(address)
+            self._failures.fail(address)
             raise Unauthenticated(_REFUSED, reason="invalid")
         client, scope = await self._client(request)
         person: Person | None = None
@@ -128,7 +128,7 @@ class Oidc:
             user = await scope.write(identities.admit, client.name, person)
         except NotVouched as error:
             metrics.LOGINS.labels("refused").inc()
-            self._addresses.fail(address)
+            self._failures.fail(address)
             log.info("login_refused", provider=client.name, reason=error.reason)
             await scope.write(identities.refuse, client.name, error.reason, person)
             outcome = {"error": "access_denied"}

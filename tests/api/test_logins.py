@@ -175,6 +175,20 @@ def test_a_forged_refresh_token_is_refused_and_ends_nothing(
     assert _refresh(api, tokens["refreshToken"]).status_code == 200
 
 
+def test_who_shares_a_network_of_ipv6_waits_for_the_failures_of_all_in_it(api: Api, slug: str) -> None:
+    forged = f"{api.url}/auth/{slug}/oidc/corp/callback?state=forged"
+    for host in range(100):
+        assert api.client.get(forged, headers={"X-Forwarded-For": f"2001:db8:0:1::{host:x}"}).status_code == 401
+
+    def log_in(address: str, number: int) -> int:
+        body = {"tenant": slug, "email": f"nobody-{number}@example.org", "password": "a wrong password"}
+        answer = api.client.post(f"{api.url}/auth/login", json=body, headers={"X-Forwarded-For": address})
+        return answer.status_code
+
+    assert log_in("2001:db8:0:2::1", 0) == 401
+    assert 429 in {log_in("2001:db8:0:1::ffff", number) for number in range(1, 6)}
+
+
 @pytest.mark.parametrize("by", ["refresh token", "access token"])
 def test_logging_out_ends_the_login_within_five_seconds(
     api: Api, slug: str, join: Callable[..., UUID], by: str
