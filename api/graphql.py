@@ -55,7 +55,7 @@ class View(GraphQL[Context, None]):
 
     Args:
         settings: of this installation.
-        authenticator: verifies credentials.
+        authenticator: verifies tokens and keys.
         hub: the live updates of this process.
         limits: what callers may use up.
         documents: what clients may ask for by its hash.
@@ -104,7 +104,7 @@ class View(GraphQL[Context, None]):
         await response(scope, receive, send)
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
-        """The request's context. A refused credential is told where a field needs one; on a socket, at its start."""
+        """The request's context. A refused token or key is told where a field needs one; on a socket, at its start."""
         context = Context(request_id(request.scope), self.settings, self._hub)
         if isinstance(request, WebSocket):
             return context
@@ -120,16 +120,16 @@ class View(GraphQL[Context, None]):
         return context
 
     async def admit(self, context: Context, text: str, connection: HTTPConnection) -> None:
-        """Let the caller in whom a credential speaks for, from where it comes.
+        """Let the caller in whom a token or a key speaks for, from where it comes.
 
         Raises:
             Unauthenticated, Unavailable: as `Authenticator.verify`.
             RateLimited: the caller sends too many requests.
         """
-        credential = await self.authenticator.verify(text, auth.client_address(connection))
-        context.budget = self.limits.admit(credential.principal)
-        context.scope = self.authenticator.scope(credential.principal)
-        context.suspended = credential.suspended
+        verified = await self.authenticator.verify(text, auth.client_address(connection))
+        context.budget = self.limits.admit(verified.principal)
+        context.scope = self.authenticator.scope(verified.principal)
+        context.suspended = verified.suspended
 
     def should_render_graphql_ide(self, request: BaseRequestProtocol) -> bool:
         return "extensions" not in request.query_params and super().should_render_graphql_ide(request)
@@ -249,7 +249,7 @@ class View(GraphQL[Context, None]):
         try:
             await asyncio.wait({watch, stop}, return_when=asyncio.FIRST_COMPLETED)
             if watch.done():
-                raise Unauthenticated("The credential has ended.", reason=watch.result())
+                raise Unauthenticated("Your login or API key has ended.", reason=watch.result())
             raise Unavailable("This server is stopping: connect again.")
         finally:
             watch.cancel()

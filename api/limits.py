@@ -168,7 +168,7 @@ class Limits:
     def __init__(self, settings: Api, client: redis.asyncio.Redis) -> None:
         budget = settings.budget_points, settings.budget_points_per_second
         self.strangers: Buckets[str] = Buckets(*budget)
-        """What those without a credential may spend, by address."""
+        """What those may spend whom nobody knows, by address."""
         self._points = Budgets("points", *budget, client)
         self._requests = Budgets("requests", *_burst(settings.caller_requests_per_second), client)
         self._addresses: Buckets[str] = Buckets(*_burst(settings.address_requests_per_second))

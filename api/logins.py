@@ -75,8 +75,7 @@ class Logins:
         scope = self._authenticator.member(token.tenant, ids.show("ses", token.session))
         tokens = await scope.write(logins.refresh, self._auth, token)
         if tokens is None:
-            address = auth.client_address(request)
-            self._authenticator.tell_refusal(scope.principal, "credential.refuse", why="revoked", address=address)
+            self._authenticator.refuse(scope.principal, "revoked", auth.client_address(request))
             raise Unauthenticated("The login has ended: log in again.", reason="revoked")
         return forms.show(tokens)
 

@@ -64,7 +64,7 @@ class Socket(ASGIWebSocketAdapter):
 
 
 class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
-    """The protocol, with every frame checked, and with the credential checked for as long as the socket lives."""
+    """The protocol, with every frame checked, and with the token or key checked for as long as the socket lives."""
 
     _text = ""
     _watch: asyncio.Task[None] | None = None
@@ -85,7 +85,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_message(message)
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
-        """Start an operation for whom the credential speaks now, which may be less than when the socket was opened."""
+        """Start an operation for whom the token speaks now, which may be less than when the socket was opened."""
         if self.connection_acknowledged:
             self._used = asyncio.get_running_loop().time()
             try:
@@ -101,12 +101,12 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_subscribe(message)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
-        """Let the caller in, or close with 4401 for a credential that will not do and 4403 for one that has expired."""
+        """Let the caller in, or close with 4401 for a token that will not do and 4403 for one that has expired."""
         if self.connection_init_received:
             await super().handle_connection_init(message)
             return
         try:
-            self._text = self._credential(message.get("payload") or {})
+            self._text = self._bearer(message.get("payload") or {})
             await self._admit()
         except Unauthenticated as refusal:
             await self._close(refusal.reason)
@@ -119,7 +119,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             return
         await super().handle_connection_init(message)
         self._wait_for_use()
-        self._watch = asyncio.create_task(self._end_with_credential())
+        self._watch = asyncio.create_task(self._end_with_caller())
 
     async def shutdown(self) -> None:
         """End what runs for this socket."""
@@ -133,7 +133,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
     async def _admit(self) -> None:
         await cast("View", self.view).admit(self.context, self._text, cast("Socket", self.websocket).ws)
 
-    def _credential(self, payload: dict[str, object]) -> str:
+    def _bearer(self, payload: dict[str, object]) -> str:
         given = {name.lower(): value for name, value in payload.items()}.get("authorization")
         if given is None:
             given = cast("Socket", self.websocket).ws.headers.get("authorization")
@@ -178,7 +178,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             raise InvalidInput(refusal)
         payload["query"] = query
 
-    async def _end_with_credential(self) -> None:
+    async def _end_with_caller(self) -> None:
         await self._close(await cast("View", self.view).authenticator.watch(self._text))
 
     async def _close(self, reason: str) -> None:

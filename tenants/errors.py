@@ -126,7 +126,7 @@ class InvalidState(TenantryError):
 
 
 class Unauthenticated(TenantryError):
-    """Sign in, or send an API key: the credential is missing, wrong, expired or revoked."""
+    """Sign in, or send an API key: none was sent, or it is wrong, expired or revoked."""
 
     code = "UNAUTHENTICATED"
 

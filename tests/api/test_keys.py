@@ -1,4 +1,4 @@
-"""API keys that are replaced, that are for some addresses only, and what the audit log tells of refused credentials."""
+"""API keys that are replaced, that are for some addresses only, and what the audit log tells of those refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROTATE = (
 PASSWORD = "correct horse battery staple"
 
 
-def _refusals(api: Api, tenant: Principal, action: str = "credential.refuse") -> list[tuple[Any, ...]]:
+def _refusals(api: Api, tenant: Principal, action: str = "authentication.refuse") -> list[tuple[Any, ...]]:
     return api.installation.rows(
         "SELECT actor_kind, actor, target, detail FROM audit_entries WHERE tenant_id = %s AND action = %s ORDER BY id",
         str(tenant.tenant), action,
