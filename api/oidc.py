@@ -27,9 +27,9 @@ from api.backoff import BackOff
 from api.issuers import Issuers
 from tenants import encryption, identities, ids, logins, providers
 from tenants.context import Scope
-from tenants.errors import InvalidInput, Issue, Misconfigured, NotFound, Unauthenticated, Unavailable
+from tenants.errors import InvalidInput, Issue, Misconfigured, Unauthenticated, Unavailable
 from tenants.identities import NotVouched, Person
-from tenants.providers import Client
+from tenants.providers import Client, NoProvider
 from tenants.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -156,7 +156,7 @@ class Oidc:
     async def _client(self, request: Request) -> tuple[Client, Scope]:
         slug, name = request.path_params["tenant"], request.path_params["provider"]
         if "\0" in slug + name:
-            raise NotFound("There is no such identity provider.")
+            raise NoProvider
         tenant = await self._authenticator.look_up(providers.find, slug, name)
         scope = self._authenticator.provider(tenant, name)
         try:

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from tenants import audit, context, identity, ids, quotas
 from tenants.context import Role
-from tenants.errors import InvalidInput, NotFound, QuotaExceeded
+from tenants.errors import InvalidInput, QuotaExceeded
 from tenants.people import Identity, IdentityProvider, LoginSession, Membership, User
+from tenants.providers import NoProvider
 from tenants.quotas import Quota
 
 _BRING_IN = text("SELECT bring_in(:provider, :user, :email, :role)")
@@ -60,11 +61,11 @@ def admit(session: Session, provider: str, person: Person) -> UUID:
 
     Raises:
         NotVouched: the tenant doesn't let them in.
-        NotFound: there is no such provider any more.
+        NoProvider: it is not there any more.
     """
     row = session.scalar(select(IdentityProvider).where(IdentityProvider.name == provider).with_for_update(read=True))
     if row is None or row.issuer != person.issuer:
-        raise NotFound("There is no such identity provider.")
+        raise NoProvider
     role = _role(row, person.groups)
     known = session.get(Identity, (context.principal(session).tenant, person.issuer, person.subject))
     if known is not None:

@@ -10,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 
 from tenants import credentials, identities, identity, ids, logins, providers, system
-from tenants.context import ActorKind, Principal, Role
-from tenants.errors import Conflict, Forbidden, InvalidInput, InvalidState, NotFound, Unauthenticated
+from tenants.context import Principal, Role
+from tenants.errors import Conflict, InvalidInput, InvalidState, NotFound, Unauthenticated
 from tenants.identities import NotVouched, Person
 from tenants.providers import ProviderRequest
 from tests.support.installations import Installation
@@ -100,17 +100,6 @@ def test_what_is_wrong_is_named_and_nothing_is_kept(
     assert path in {issue.path[0] for issue in refused.value.issues}
     assert installation.write(tenant, providers.every) == []
     assert installation.write(tenant, credentials.every) == []
-
-
-def test_only_who_may_do_everything_says_where_people_log_in(installation: Installation, tenant: Principal) -> None:
-    lesser = Principal(tenant.tenant, ActorKind.API_KEY, "key_lesser", frozenset({"tenant:write", "members:manage"}))
-    services: list[Any] = [
-        (providers.put, installation.settings, CORP), (providers.remove, "corp"), (providers.require, True),
-    ]  # fmt: skip
-    for service, *given in services:
-        with pytest.raises(Forbidden):
-            installation.write(lesser, service, *given)
-    assert installation.write(tenant, providers.every) == []
 
 
 def test_an_issuer_is_of_one_provider_in_a_tenant(
