@@ -23,9 +23,9 @@ from tasks.families.accounts.service import requests
 from tenants import audit, identity, ids, logins, member_roles, system
 from tenants.audit import Verdict
 from tenants.context import Principal, Role
-from tests.architecture.test_schema_guards import LATER, ROOT
 from tests.support import commands
 from tests.support.apis import Api, Caller
+from tests.support.fields import LATER, ROOT
 from tests.support.hands import Hands
 from tests.support.installations import Installation, eventually
 
