@@ -10,34 +10,21 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from tenants import identity, ids, signing, system
+from tenants import identity, ids, signing
 from tenants.context import Principal, Role
 from tests.support import streams
 from tests.support.apis import Api, Caller
 from tests.support.installations import eventually
+from tests.support.people import PASSWORD, People
 
-PASSWORD = "correct horse battery staple"
 TRIGGER = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) { problem { code } } }'
 WHO = "{ viewer { kind email role scopes } }"
 
 
 @pytest.fixture
-def slug(api: Api, tenant: Principal) -> str:
-    """The tenant's slug."""
-    [(found,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
-    return str(found)
-
-
-@pytest.fixture
-def join(api: Api, tenant: Principal, slug: str) -> Callable[..., UUID]:
+def join(people: People) -> Callable[..., UUID]:
     """Makes members of the tenant."""
-
-    def make(email: str, role: Role = Role.OWNER) -> UUID:
-        user = system.enroll(api.installation.settings, email, PASSWORD)
-        api.installation.write(tenant, identity.join, user, role)
-        return user
-
-    return make
+    return people.join
 
 
 def _log_in(api: Api, slug: str, email: str, password: str = PASSWORD) -> httpx2.Response:

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
-from uuid import UUID
 
-import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -26,6 +24,7 @@ from tenants.context import Principal, Role
 from tests.support import issuers, streams
 from tests.support.apis import Api, Caller
 from tests.support.issuers import CLIENT, PAGE, SECRET, Browser, Claims, Issuer
+from tests.support.people import PASSWORD, People, post
 
 SET = (
     "mutation($i: IdentityProviderInput!) { setIdentityProvider(input: $i) { success message"
@@ -41,13 +40,6 @@ def issuer() -> Iterator[Issuer]:
     """A provider."""
     with closing(Issuer()) as made:
         yield made
-
-
-@pytest.fixture
-def slug(api: Api, tenant: Principal) -> str:
-    """The tenant's slug."""
-    [(found,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
-    return str(found)
 
 
 @pytest.fixture
@@ -93,10 +85,10 @@ def _logins(api: Api, tenant: Principal) -> int:
     return int(count)
 
 
-def _join(api: Api, tenant: Principal, email: str, role: Role, password: str | None = None) -> UUID:
-    user = system.enroll(api.installation.settings, email, password)
+def _join(api: Api, tenant: Principal, email: str, role: Role) -> None:
+    """Make somebody a member who has no password."""
+    user = system.enroll(api.installation.settings, email, None)
     api.installation.write(tenant, identity.join, user, role)
-    return user
 
 
 def _refused(api: Api, tenant: Principal, browser: Browser, issuer: Issuer, reason: str, **query: str) -> None:
@@ -207,7 +199,7 @@ def test_whom_the_tenant_does_not_let_in_is_refused_and_made_nobody(
 def test_a_person_of_another_tenant_is_not_let_into_it_and_has_no_right_of_theirs_here(
     api: Api, tenant: Principal, other_tenant: Principal, browser: Browser, issuer: Issuer
 ) -> None:
-    theirs = _join(api, other_tenant, "grace@example.org", Role.OWNER, "correct horse battery staple")
+    theirs = People(api, other_tenant).join("grace@example.org")
     issuer.claims.update(sub="s-9", email="grace@example.org")
     tokens = browser.tokens(issuer)
     assert _viewer(api, tokens)["role"] == "MEMBER"
@@ -460,7 +452,7 @@ def test_an_answer_that_this_browser_did_not_ask_for_is_refused_before_anybody_i
         client = Browser(api.url, place).client
         Browser(api.url, place, client).asked()
     elif spoilt == "another tenant":
-        [(slug,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(other_tenant.tenant))
+        slug = api.installation.slug(other_tenant)
         values = {"name": "corp", "issuer": issuer.url, "clientId": CLIENT, "domains": ["example.org"]}
         api.caller(other_tenant).ask(SET, i=values)
         cookies = browser.kept
@@ -591,26 +583,22 @@ def test_a_provider_that_is_not_there_is_told_in_time(
 
 
 def test_where_single_sign_on_is_required_a_password_is_refused_as_a_wrong_one(
-    api: Api, tenant: Principal, slug: str, browser: Browser, issuer: Issuer
+    api: Api, tenant: Principal, people: People, browser: Browser, issuer: Issuer
 ) -> None:
-    password = "correct horse battery staple"
-    _join(api, tenant, "grace@example.org", Role.ADMIN, password)
-    _join(api, tenant, "owner@example.org", Role.OWNER, password)
-
-    def log_in(email: str, given: str = password) -> httpx2.Response:
-        body = {"tenant": slug, "email": email, "password": given}
-        return api.client.post(f"{api.url}/auth/login", json=body)
-
+    people.join("owner@example.org")
+    grace = people.member("grace@example.org", Role.ADMIN)
     switch = "mutation { requireSingleSignOn(required: true) { success tenant { ssoOnly } } }"
-    grace = Caller(api.url, api.client, log_in("grace@example.org").json()["accessToken"])
     with streams.socket(grace) as socket:
         socket.subscribe(streams.ALL_UPDATES)
         switched = api.caller(tenant).ask(switch)["requireSingleSignOn"]
         assert switched == {"success": True, "tenant": {"ssoOnly": True}}
         assert socket.closed(6) == 4401
-    refused, wrong = log_in("grace@example.org"), log_in("grace@example.org", "another password")
+    refused, wrong = (
+        post(api, "login", tenant=people.slug, email="grace@example.org", password=password)
+        for password in (PASSWORD, "another password")
+    )
     assert (refused.status_code, refused.json()) == (401, wrong.json())
-    assert log_in("owner@example.org").status_code == 200
+    assert people.log_in("owner@example.org")
     issuer.claims.update(sub="s-3", email="grace@example.org")
     assert _viewer(api, browser.tokens(issuer))["role"] == "ADMIN"
 

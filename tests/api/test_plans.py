@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,8 +12,8 @@ from tenants import identity, quotas, system
 from tenants.context import Principal, Role
 from tenants.errors import Forbidden, InvalidState, NotFound, QuotaExceeded
 from tenants.quotas import Quota
+from tests.support import commands
 from tests.support.apis import Api, Caller
-from tests.support.folders import ROOT
 from tests.support.installations import Installation
 
 USAGE = (
@@ -37,13 +35,6 @@ CREATE = (
     'mutation { createApiKey(input: {name: "k", scopes: ["runs:read"]}) { success problem { code'
     " ... on QuotaExceeded { limitName limit used } } } }"
 )
-
-
-@pytest.fixture
-def slug(installation: Installation, tenant: Principal) -> str:
-    """The tenant's slug."""
-    [(found,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
-    return str(found)
 
 
 @pytest.fixture
@@ -180,11 +171,7 @@ def test_members_and_bytes_stop_at_their_number(
 
 def test_plans_on_the_command_line(installation: Installation, tenant: Principal, slug: str) -> None:
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "api.cli", *arguments],
-            env={"PATH": os.environ["PATH"], **installation.variables},
-            cwd=ROOT, text=True, capture_output=True, check=False,
-        )  # fmt: skip
+        return commands.run(installation, *arguments)
 
     made = command("plan", "set", "medium", "--runs-per-month", "9", "--upload-bytes", "1000", "--json")
     assert json.loads(made.stdout) == {"name": "medium", "quotas": {"runs": 9, "uploadBytes": 1000}}, made.stderr
