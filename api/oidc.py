@@ -44,6 +44,7 @@ _PAGE = re.compile(r"[\x21\x22\x24-\x5b\x5d-\x7e]+")
 """Neither a fragment nor a backslash, which browsers take for a slash."""
 _LONGEST_CODE = 2048
 _LONGEST_RETURN = 1000
+_FREE_BY_PROVIDER = 10
 _REFUSED = "The login was refused: begin again."
 
 
@@ -61,6 +62,8 @@ class Oidc:
         self._authenticator = authenticator
         self._issuers = Issuers(settings)
         self._failures = failures
+        self._unusable = BackOff(_FREE_BY_PROVIDER)
+        """By issuer: whoever asks, a provider that fails is asked less and less."""
 
     def routes(self) -> list[Route]:
         """The routes."""
@@ -80,9 +83,9 @@ class Oidc:
         if not _CHALLENGE.fullmatch(challenge):
             message = "must be the SHA-256 of a verifier, in URL-safe base64 without padding"
             raise InvalidInput(f"challenge {message}.", issues=[Issue(("challenge",), message)])
-        address = limits.address(request.scope)
-        self._failures.check(address)
+        self._failures.check(limits.address(request.scope))
         client, _ = await self._client(request)
+        self._unusable.check(client.issuer)
         place = _place(request)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         try:
@@ -90,9 +93,10 @@ class Oidc:
                 client, redirect_uri=self._callback(place), state=state, nonce=nonce, verifier=verifier
             )
         except NotVouched as error:
-            self._failures.fail(address)
+            self._unusable.fail(client.issuer)
             log.warning("provider_unusable", issuer=client.issuer, reason=error.reason)
             raise Unavailable("The identity provider can't be asked now.", retry_after_seconds=10) from None
+        self._unusable.forgive(client.issuer)
         kept = {
             "place": place,
             "state": state,
