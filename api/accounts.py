@@ -108,14 +108,14 @@ class Accounts:
         self._proofs.check(request, found.email)
         settled = await self._proofs.settle(request, found.email, found.password_hash, password, _WRONG)
         families = self._settings.auth.sign_up_families
-        tenant, user = await self._authenticator.desk("sign-up").write(links.sign_up, link.row, slug, families, settled)
+        tenant, user = await self._authenticator.desk("sign-up").write(
+            links.sign_up, link.row, slug, families, found.user, settled
+        )
         return await self._log_in(request, tenant, user)
 
     async def _log_in(self, request: Request, tenant: UUID, user: UUID) -> Response:
         scope = self._authenticator.member(tenant, ids.show("usr", user))
-        opened = await scope.write(
-            logins.open_login, self._settings.auth, user, by_password=True, agent=forms.agent(request)
-        )
+        opened = await scope.write(logins.open_login, self._settings.auth, user, forms.agent(request))
         return forms.show(opened, 201)
 
     def _count(self, request: Request, email: str) -> None:

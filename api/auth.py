@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection
 
 from api import metrics
 from tasks import registry
-from tenants import addresses, audit, identity, ids, keys, logins, signing, system
+from tenants import addresses, audit, ids, keys, logins, member_roles, signing, system
 from tenants.context import ActorKind, Principal, Scope
 from tenants.db import AsyncDatabase
 from tenants.errors import Unauthenticated, Unavailable
@@ -146,10 +146,10 @@ class Authenticator:
         return Scope(principal, self._database, self._after_commit)
 
     def member(self, tenant: UUID, actor: str) -> Scope:
-        """The way to data of somebody who has proved a password or a token and has no principal yet: only for logins.
+        """The way to data of somebody who has proved who they are and has no principal yet: only to log in and out.
 
         Args:
-            actor: the user's outside id, or the login's where only that is known.
+            actor: the user's outside id; the login's or the invitation's where only that is known.
         """
         return self.scope(Principal(tenant=tenant, kind=ActorKind.USER, actor=actor))
 
@@ -316,7 +316,7 @@ def bearer(authorization: str | None) -> str | None:
 
 def _scopes(found: logins.Found) -> frozenset[str]:
     """What a member may do: their built-in role's worth, or just what their tenant's own role names."""
-    return found.role_scopes if found.role is None else identity.scopes(found.role, registry.offered())
+    return found.role_scopes if found.role is None else member_roles.built_in(found.role, registry.offered())
 
 
 def _somebody(token: signing.AccessToken) -> Principal:

@@ -26,7 +26,7 @@ from api.process import Command, Process
 from tasks.engine import switches
 from tasks.families.sales.service import samples
 from tasks.gateways import storage
-from tenants import db, identity, keys, names, settings, system
+from tenants import db, keys, members, names, settings, system
 from tenants.context import Principal, Role
 from tenants.errors import Conflict, TenantryError, Unavailable
 from tenants.settings import Settings
@@ -166,7 +166,7 @@ def _open_shop(current: Settings) -> Iterator[Shop]:
 def _log_in(shop: Shop, current: Settings, folder: Path, url: str, *, keep: bool) -> Iterator[Login]:
     """The tenant's owner, and an API key that is revoked at the end unless it is to be kept."""
     password = state.secret(folder, "demo_password")
-    shop.write(identity.join, system.enroll(current, EMAIL, password), Role.OWNER)
+    shop.write(members.join, system.enroll(current, EMAIL, password), Role.OWNER)
     made = shop.write(keys.create, current.auth.key_pepper, name="demo", scopes=["*"])
     yield Login(url, EMAIL, password, made.secret)
     if not keep:

@@ -27,7 +27,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import Key, KeySet, import_key
 
 from tasks.gateways.outside import Guarded
-from tenants.identities import NotVouched, Person
+from tenants.identities import Claims, NotVouched
 from tenants.providers import Client
 from tenants.settings import Settings
 
@@ -120,7 +120,7 @@ class Issuers:
         )
         return location
 
-    async def ask(self, client: Client, code: str, *, redirect_uri: str, verifier: str, nonce: str) -> Person:
+    async def ask(self, client: Client, code: str, *, redirect_uri: str, verifier: str, nonce: str) -> Claims:
         """Whom the provider vouches for by this code.
 
         Args:
@@ -149,7 +149,7 @@ class Issuers:
             raise NotVouched("unreachable") from None
         except ValueError:
             raise NotVouched("answer") from None
-        return _person(client, claims, more)
+        return _claims(client, claims, more)
 
     async def _meet(self, issuer: str) -> _Known:
         known = self._known.get(issuer)
@@ -297,18 +297,18 @@ def _key_set(told: Mapping[str, Any]) -> KeySet:
     return KeySet(found)
 
 
-def _person(client: Client, claims: Mapping[str, Any], more: Mapping[str, Any]) -> Person:
-    """The person of an ID token's claims, and of what else was told where the token is silent."""
-    subject = claims["sub"]
-    groups = None if client.groups_claim is None else {**more, **claims}.get(client.groups_claim)
+def _claims(client: Client, token: Mapping[str, Any], more: Mapping[str, Any]) -> Claims:
+    """What an ID token says of a person, and what else was told where the token is silent."""
+    subject = token["sub"]
+    groups = None if client.groups_claim is None else {**more, **token}.get(client.groups_claim)
     if not 1 <= len(subject) <= _LONGEST_SUBJECT or "\0" in subject:
         raise NotVouched("subject")
     # Whether an address is verified is said of the address beside it, and of no other.
-    address = claims if "email" in claims else more
+    address = token if "email" in token else more
     email = address.get("email")
     if isinstance(groups, str):
         groups = [groups]
-    return Person(
+    return Claims(
         issuer=client.issuer,
         subject=subject,
         email=email if isinstance(email, str) else None,

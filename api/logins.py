@@ -47,13 +47,13 @@ class Logins:
         """Exchange tenant, e-mail address and password for tokens. Whatever is wrong, the answer is the same."""
         slug, email, password = await forms.read(request, "tenant", "email", "password")
         try:
-            person = identity.normalise(email)
+            email = identity.normalise(email)
         except InvalidInput:
-            person = ""  # Nobody's; asked for and verified all the same, so that it takes as long.
-        self._proofs.check(request, person)
-        found = await self._authenticator.look_up(logins.find_login, slug, person)
+            email = ""  # Nobody's; asked for and verified all the same, so that it takes as long.
+        self._proofs.check(request, email)
+        found = await self._authenticator.look_up(logins.find_login, slug, email)
         try:
-            await self._proofs.require(request, person, found.password_hash if found else None, password, _REFUSED)
+            await self._proofs.require(request, email, found.password_hash if found else None, password, _REFUSED)
         except Unauthenticated:
             metrics.LOGINS.labels("refused").inc()
             if found is not None:
@@ -64,9 +64,7 @@ class Logins:
         assert found is not None
         metrics.LOGINS.labels("accepted").inc()
         scope = self._authenticator.member(found.tenant, ids.show("usr", found.user))
-        return forms.show(
-            await scope.write(logins.open_login, self._auth, found.user, by_password=True, agent=forms.agent(request))
-        )
+        return forms.show(await scope.write(logins.open_login, self._auth, found.user, forms.agent(request)))
 
     async def refresh(self, request: Request) -> Response:
         """Exchange a refresh token for the next pair; a second use ends the whole login."""
@@ -121,19 +119,18 @@ class Logins:
         wanted = next((one for one in found if one.slug == slug and one.tenant != caller.tenant), None)
         if wanted is None:
             raise NotFound("You are in no other tenant of this name, or this login does not lead there: log in to it.")
-        scope = self._authenticator.member(wanted.tenant, ids.show("usr", wanted.user))
-        return forms.show(
-            await scope.write(logins.open_login, self._auth, wanted.user, by_password=True, agent=forms.agent(request))
-        )
+        assert caller.person is not None
+        scope = self._authenticator.member(wanted.tenant, caller.actor)
+        return forms.show(await scope.write(logins.open_login, self._auth, caller.person, forms.agent(request)))
 
     async def change_password(self, request: Request) -> Response:
         """Replace the caller's password, and end all of their other logins, in every tenant."""
         current, password = await forms.read(request, "current", "password")
         scope = await self._person(request)
-        person = scope.principal.email or ""
-        self._proofs.check(request, person)
+        email = scope.principal.email or ""
+        self._proofs.check(request, email)
         before = await scope.read(passwords.own)
-        await self._proofs.require(request, person, before, current, "The current password is wrong.")
+        await self._proofs.require(request, email, before, current, "The current password is wrong.")
         assert before is not None
         await scope.write(passwords.change, before, await self._proofs.hash(password))
         return Response(status_code=204)

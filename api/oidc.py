@@ -28,7 +28,7 @@ from api.issuers import Issuers
 from tenants import encryption, identities, ids, logins, providers
 from tenants.context import Scope
 from tenants.errors import InvalidInput, Issue, Misconfigured, Unauthenticated, Unavailable
-from tenants.identities import NotVouched, Person
+from tenants.identities import Claims, NotVouched
 from tenants.providers import Client, NoProvider
 from tenants.settings import Settings
 
@@ -126,15 +126,15 @@ class Oidc:
             self._failures.fail(address)
             raise Unauthenticated(_REFUSED, reason="invalid")
         client, scope = await self._client(request)
-        person: Person | None = None
+        claims: Claims | None = None
         try:
-            person = await self._ask(request, client, kept)
-            user = await scope.write(identities.admit, client.name, person)
+            claims = await self._ask(request, client, kept)
+            user = await scope.write(identities.admit, client.name, claims)
         except NotVouched as error:
             metrics.LOGINS.labels("refused").inc()
             self._failures.fail(address)
             log.info("login_refused", provider=client.name, reason=error.reason)
-            await scope.write(identities.refuse, client.name, error.reason, person)
+            await scope.write(identities.refuse, client.name, error.reason, claims)
             outcome = {"error": "access_denied"}
         else:
             metrics.LOGINS.labels("accepted").inc()
@@ -152,7 +152,9 @@ class Oidc:
             raise Unauthenticated(_REFUSED, reason="invalid")
         user, login = UUID(found["user"]), UUID(found["login"])
         scope = self._authenticator.member(UUID(found["tenant"]), ids.show("usr", user))
-        tokens = await scope.write(logins.redeem, self._settings.auth, user, login, found["provider"])
+        tokens = await scope.write(
+            logins.redeem, self._settings.auth, user, login, found["provider"], forms.agent(request)
+        )
         if tokens is None:
             raise Unauthenticated(_REFUSED, reason="revoked")
         return forms.show(tokens)
@@ -169,7 +171,7 @@ class Oidc:
             log.error("provider_unusable", reason=error.message)
             raise Unavailable("The identity provider can't be asked now.") from None
 
-    async def _ask(self, request: Request, client: Client, kept: dict[str, Any]) -> Person:
+    async def _ask(self, request: Request, client: Client, kept: dict[str, Any]) -> Claims:
         """Whom the provider vouches for by what the browser has brought back."""
         given = request.query_params
         described = await self._issuers.describe(client.issuer)

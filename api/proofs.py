@@ -33,19 +33,19 @@ class Proofs:
         self._hashers = ThreadPoolExecutor(_HASHERS, thread_name_prefix="passwords")
         self._waiting = 0
 
-    def check(self, request: Request, person: str) -> None:
+    def check(self, request: Request, email: str) -> None:
         """
         Args:
-            person: their e-mail address in its one form.
+            email: the person's address in its one form.
 
         Raises:
             RateLimited: who goes by it, or whoever is at the caller's address, has failed too often to try now.
         """
-        self._people.check(person)
+        self._people.check(email)
         self._failures.check(limits.address(request.scope))
 
     async def require(
-        self, request: Request, person: str, password_hash: str | None, password: str, refusal: str
+        self, request: Request, email: str, password_hash: str | None, password: str, refusal: str
     ) -> None:
         """Make sure that the password is the person's. Takes as long where there is no hash.
 
@@ -57,10 +57,10 @@ class Proofs:
             Unavailable: too many wait already.
         """
         if not await self._run(passwords.verify, password_hash, password):
-            self._people.fail(person)
+            self._people.fail(email)
             self._failures.fail(limits.address(request.scope))
             raise Unauthenticated(refusal, reason="invalid")
-        self._people.forgive(person)
+        self._people.forgive(email)
 
     async def hash(self, password: str) -> str:
         """The hash of a new password.
@@ -71,9 +71,7 @@ class Proofs:
         """
         return await self._run(passwords.digest, password)
 
-    async def settle(
-        self, request: Request, person: str, password_hash: str | None, password: str, refusal: str
-    ) -> str:
+    async def settle(self, request: Request, email: str, password_hash: str | None, password: str, refusal: str) -> str:
         """The hash of the person's password: theirs, if they have one and this is it; else this becomes theirs.
 
         Raises:
@@ -81,7 +79,7 @@ class Proofs:
         """
         if password_hash is None:
             return await self.hash(password)
-        await self.require(request, person, password_hash, password, refusal)
+        await self.require(request, email, password_hash, password, refusal)
         return password_hash
 
     def close(self) -> None:

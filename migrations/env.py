@@ -14,7 +14,6 @@ from sqlalchemy.engine import Connection
 import tasks.engine.models
 import tasks.families
 import tenants.models
-import tenants.people
 from tenants import db, settings
 from tenants.errors import Misconfigured
 

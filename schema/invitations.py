@@ -14,7 +14,7 @@ from schema.nodes import Node
 from schema.paging import Connection
 from schema.problems import Payload
 from tasks.families.accounts.service import requests
-from tenants import ids, invitations, people
+from tenants import ids, invitations, models
 from tenants.context import Role
 
 
@@ -78,7 +78,7 @@ async def find(info: Info, id: str) -> Invitation | None:
     return None if found is None else _show(found)
 
 
-def _show(row: people.Invitation) -> Invitation:
+def _show(row: models.Invitation) -> Invitation:
     return Invitation(
         id=strawberry.ID(ids.show("inv", row.id)),
         email=row.email,

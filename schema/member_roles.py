@@ -12,7 +12,7 @@ from schema.errors import AS_PROBLEM
 from schema.nodes import Node
 from schema.paging import Connection
 from schema.problems import DeletePayload, Payload
-from tenants import ids, member_roles, people
+from tenants import ids, member_roles, models
 
 
 @strawberry.type(description="A role of the tenant's own. Its name is none of the built-in ones.")
@@ -68,7 +68,7 @@ async def find(info: Info, id: str) -> CustomRole | None:
     return None if found is None else _show(found)
 
 
-def _show(row: people.CustomRole) -> CustomRole:
+def _show(row: models.CustomRole) -> CustomRole:
     return CustomRole(
         id=strawberry.ID(ids.show("rol", row.id)), name=row.name, scopes=row.scopes, created_at=row.created_at
     )

@@ -15,7 +15,7 @@ from schema.nodes import Node
 from schema.paging import Connection
 from schema.problems import DeletePayload, Payload
 from tasks import registry
-from tenants import ids, members, people
+from tenants import ids, logins, members, models
 from tenants.context import Role
 from tenants.errors import NotFound
 
@@ -69,7 +69,7 @@ class Query:
         after: str | None = None,
     ) -> Connection[LoginSession]:
         user = None if user_id is None else _user(user_id)
-        page = await info.context.data.read(members.logins, user, first=first, after=after)
+        page = await info.context.data.read(logins.page, user, first=first, after=after)
         return Connection(**paging.parts(page, lambda row: _show_login(row, info)))
 
 
@@ -99,7 +99,7 @@ class Mutation:
         description="One's own; a member's for who has members:manage. Open sockets end within seconds.",
     )
     async def revoke_session(self, info: Info, id: strawberry.ID) -> LoginSessionPayload:
-        row = await info.context.data.write(members.end_login, ids.read("ses", id), families())
+        row = await info.context.data.write(logins.revoke, ids.read("ses", id), families())
         return LoginSessionPayload(success=True, message="The login has ended.", session=_show_login(row, info))
 
 
@@ -116,11 +116,11 @@ async def find(info: Info, id: str) -> Member | None:
 
 async def find_login(info: Info, id: str) -> LoginSession | None:
     """The login with this id that the caller may see; None for any other id."""
-    found = await nodes.find(info, "ses", id, members.get_login)
+    found = await nodes.find(info, "ses", id, logins.get)
     return None if found is None else _show_login(found, info)
 
 
-def shown_role(row: people.Membership | people.Invitation) -> dict[str, object]:
+def shown_role(row: models.Membership | models.Invitation) -> dict[str, object]:
     """The role of a row, as clients see it."""
     return {
         "role": None if row.role is None else Role(row.role),
@@ -137,7 +137,7 @@ def _user(id: str) -> UUID:
         return UUID(int=0)
 
 
-def _show(row: people.Membership) -> Member:
+def _show(row: models.Membership) -> Member:
     return Member(
         id=strawberry.ID(ids.show("usr", row.user_id)),
         email=row.user.email,
@@ -146,7 +146,7 @@ def _show(row: people.Membership) -> Member:
     )
 
 
-def _show_login(row: people.LoginSession, info: Info) -> LoginSession:
+def _show_login(row: models.LoginSession, info: Info) -> LoginSession:
     return LoginSession(
         id=strawberry.ID(ids.show("ses", row.id)),
         user_id=strawberry.ID(ids.show("usr", row.user_id)),

@@ -12,7 +12,7 @@ from schema.context import Info
 from schema.errors import AS_PROBLEM
 from schema.problems import Payload
 from schema.tenants import TenantPayload, read_tenant
-from tenants import identity, people, providers
+from tenants import identity, models, providers
 from tenants.context import Role
 from tenants.errors import InvalidInput, Issue
 from tenants.providers import ProviderRequest
@@ -136,7 +136,7 @@ async def _logins(info: Info) -> str:
     return f"{info.context.settings.api.public_url.rstrip('/')}/auth/{tenant.slug}/oidc"
 
 
-def _show(row: people.IdentityProvider, logins: str) -> IdentityProvider:
+def _show(row: models.IdentityProvider, logins: str) -> IdentityProvider:
     login = f"{logins}/{row.name}"
     return IdentityProvider(
         name=row.name,

@@ -48,7 +48,8 @@ class Principal:
     tenant: UUID
     kind: ActorKind
     actor: str
-    """The actor's outside id: `usr_…`, `key_…`, `run_…`, `sch_…`, or an operator's name."""
+    """The actor's outside id: `usr_…`, `key_…`, `run_…`, `sch_…`, `ses_…` or `inv_…` where only that is known; or a
+    name: an operator's, a provider's (`oidc.corp`), what serves people who are in no tenant yet (`sign-up`)."""
     scopes: frozenset[str] = frozenset()
     role: Role | None = None
     role_name: str | None = None

@@ -6,22 +6,21 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, identity, ids, quotas
+from tenants import audit, context, identity, ids, logins, members
 from tenants.context import Role
 from tenants.errors import InvalidInput, QuotaExceeded
-from tenants.people import Identity, IdentityProvider, LoginSession, Membership, User
+from tenants.models import Identity, IdentityProvider, LoginSession, Membership, User
 from tenants.providers import NoProvider
-from tenants.quotas import Quota
 
-_BRING_IN = text("SELECT bring_in(:provider, :user, :email, :role)")
+_BRING_IN = text("SELECT bring_in(:provider, :user, :email)")
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """Somebody as a provider describes them, once it has been verified that it is the provider who does.
+class Claims:
+    """What a provider says of a person, once it has been verified that it is the provider who does.
 
     Args:
         issuer: the provider.
@@ -50,7 +49,7 @@ class NotVouched(Exception):
         self.reason = reason
 
 
-def admit(session: Session, provider: str, person: Person) -> UUID:
+def admit(session: Session, provider: str, claims: Claims) -> UUID:
     """The member whom the provider has vouched for, with the role that their groups are worth.
 
     Who comes for the first time is found by their address: only if the provider has verified it, and only in a domain
@@ -64,41 +63,36 @@ def admit(session: Session, provider: str, person: Person) -> UUID:
         NoProvider: it is not there any more.
     """
     row = session.scalar(select(IdentityProvider).where(IdentityProvider.name == provider).with_for_update(read=True))
-    if row is None or row.issuer != person.issuer:
+    if row is None or row.issuer != claims.issuer:
         raise NoProvider
-    role = _role(row, person.groups)
-    known = session.get(Identity, (context.principal(session).tenant, person.issuer, person.subject))
+    role = _role(row, claims.groups)
+    known = session.get(Identity, (context.principal(session).tenant, claims.issuer, claims.subject))
     if known is not None:
         known.used_at = func.clock_timestamp()
         user = known.user_id
         joined = False
     else:
-        user, joined = _meet(session, row, person, role)
-        session.add(Identity(issuer=person.issuer, subject=person.subject, user_id=user))
+        user, joined = _meet(session, row, claims, role)
+        session.add(Identity(issuer=claims.issuer, subject=claims.subject, user_id=user))
     session.flush()
     if row.roles and not joined:
         _follow(session, user, role)
-    shown = {"subject": person.subject, "linked": known is None, "joined": joined}
+    shown = {"subject": claims.subject, "linked": known is None, "joined": joined}
     audit.record(session, "login.accept", ids.show("usr", user), provider=provider, **shown)
     return user
 
 
-def refuse(session: Session, provider: str, reason: str, person: Person | None) -> None:
+def refuse(session: Session, provider: str, reason: str, claims: Claims | None) -> None:
     """Note in the audit log that a login was refused, and end the logins of a known person who has no role any more.
 
     Args:
-        person: whom the provider vouched for, where it came so far.
+        claims: what the provider says of them, where it came so far.
     """
-    subject = None if person is None else person.subject
-    if person is not None and reason == "role":
-        known = session.get(Identity, (context.principal(session).tenant, person.issuer, person.subject))
+    subject = None if claims is None else claims.subject
+    if claims is not None and reason == "role":
+        known = session.get(Identity, (context.principal(session).tenant, claims.issuer, claims.subject))
         if known is not None:
-            session.execute(
-                update(LoginSession)
-                .where(LoginSession.user_id == known.user_id, LoginSession.provider == provider)
-                .where(LoginSession.revoked_at.is_(None))
-                .values(revoked_at=func.now())
-            )
+            logins.end(session, LoginSession.user_id == known.user_id, LoginSession.provider == provider)
     audit.record(session, "login.refuse", subject, provider=provider, reason=reason)
 
 
@@ -111,37 +105,35 @@ def _role(row: IdentityProvider, groups: Collection[str]) -> Role | None:
     return found
 
 
-def _meet(session: Session, row: IdentityProvider, person: Person, role: Role | None) -> tuple[UUID, bool]:
+def _meet(session: Session, row: IdentityProvider, claims: Claims, role: Role | None) -> tuple[UUID, bool]:
     """The user behind a subject who has not been here before, and whether they have just become a member."""
-    address = _address(row, person)
+    address = _address(row, claims)
     user = session.scalar(select(User.id).join(Membership, Membership.user_id == User.id).where(User.email == address))
-    joined = user is None
+    joined = False
     if user is None:
         if not row.just_in_time:
             raise NotVouched("no member")
         if role is None:
             raise NotVouched("role")
-        try:
-            quotas.take(session, Quota.MEMBERS, identity.MEMBERS)
-        except QuotaExceeded:
-            raise NotVouched("no room") from None
-        user = session.scalar(
-            _BRING_IN, {"provider": row.name, "user": ids.new(), "email": address, "role": role.value}
-        )
+        user = session.scalar(_BRING_IN, {"provider": row.name, "user": ids.new(), "email": address})
         if user is None:
             raise NotVouched("no member")
-    elif session.scalar(select(Identity).where(Identity.issuer == person.issuer, Identity.user_id == user)):
+        try:
+            joined = members.add(session, user, role)
+        except QuotaExceeded:
+            raise NotVouched("no room") from None
+    elif session.scalar(select(Identity).where(Identity.issuer == claims.issuer, Identity.user_id == user)):
         # The address has come to another person there, who is not the member it once led to.
         raise NotVouched("another subject")
     found: UUID = user
     return found, joined
 
 
-def _address(row: IdentityProvider, person: Person) -> str:
-    if person.email is None or not person.email_verified:
+def _address(row: IdentityProvider, claims: Claims) -> str:
+    if claims.email is None or not claims.email_verified:
         raise NotVouched("address not verified")
     try:
-        address = identity.normalise(person.email)
+        address = identity.normalise(claims.email)
     except InvalidInput:
         raise NotVouched("address not verified") from None
     if address.rpartition("@")[2] not in row.domains:
@@ -151,14 +143,11 @@ def _address(row: IdentityProvider, person: Person) -> str:
 
 def _follow(session: Session, user: UUID, role: Role | None) -> None:
     """Give a member the role that their groups are worth. Owners are made and unmade by owners alone."""
-    row = session.scalar(select(Membership).where(Membership.user_id == user).with_for_update())
+    row = members.lock(session, user)
     assert row is not None
     if row.role == Role.OWNER:
         return
     if role is None:
         raise NotVouched("role")
     if row.role != role:
-        before = row.role
-        row.role = role.value
-        session.flush()
-        audit.record(session, "member.role", ids.show("usr", user), before={"role": before}, after={"role": role.value})
+        members.give(session, row, role)

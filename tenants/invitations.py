@@ -11,12 +11,11 @@ from uuid import UUID
 from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session, joinedload
 
-from tenants import audit, context, db, identity, ids, links, member_roles, pages, quotas
+from tenants import audit, context, db, identity, ids, links, member_roles, members, pages
 from tenants.context import Role
 from tenants.errors import Conflict, InvalidState, NotFound, QuotaExceeded, RateLimited
+from tenants.models import Invitation, Membership, User
 from tenants.pages import Page
-from tenants.people import Invitation, Membership, User
-from tenants.quotas import Quota
 
 _AGAIN = timedelta(minutes=1)
 """How soon the same address may be invited again: each time it gets a mail."""
@@ -55,7 +54,7 @@ def create(
         QuotaExceeded: too many invitations are open.
     """
     address = links.deliverable(email)
-    given = member_roles.gift(session, role, custom, families)
+    member_roles.check_grantable(session, role, custom, families)
     identity.lock_tenant(session)
     members = select(User.id).join(Membership, Membership.user_id == User.id).where(User.email == address)
     if session.scalar(members) is not None:
@@ -76,8 +75,8 @@ def create(
     row = Invitation(
         id=ids.new(),
         email=address,
-        role=None if given.role is None else given.role.value,
-        role_id=given.custom_id,
+        role=None if role is None else role.value,
+        role_id=custom,
         invited_by=context.principal(session).actor,
         expires_at=now + timedelta(days=days),
     )
@@ -151,16 +150,16 @@ def accept(session: Session, invitation: UUID, password_hash: str) -> UUID:
         NotFound: it can't be accepted any more.
         QuotaExceeded: the tenant has as many members as its plan has room for.
     """
-    quotas.take(session, Quota.MEMBERS, identity.MEMBERS)
     tenant = context.principal(session).tenant
     values = {"tenant": tenant, "invitation": invitation, "user": ids.new(), "hash": password_hash}
     rows = db.fetch(session, _ACCEPT, values)
     if not rows:
         raise links.gone()
-    user: UUID = rows[0]["user_id"]
-    audit.record(
-        session, "invitation.accept", ids.show("inv", invitation), user=ids.show("usr", user), joined=rows[0]["joined"]
-    )
+    [accepted] = rows
+    user: UUID = accepted["user_id"]
+    role = None if accepted["role"] is None else Role(accepted["role"])
+    joined = members.add(session, user, role, accepted["role_id"])
+    audit.record(session, "invitation.accept", ids.show("inv", invitation), user=ids.show("usr", user), joined=joined)
     return user
 
 
@@ -170,4 +169,4 @@ def _whole() -> Select[Any]:
 
 def _shown(row: Invitation) -> dict[str, Any]:
     """What the audit log tells of an invitation."""
-    return {"email": row.email, "role": identity.shown_role(row.role, row.role_id)}
+    return {"email": row.email, "role": member_roles.shown_role(row.role, row.role_id)}

@@ -18,9 +18,9 @@ from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import delete, func, text
 from sqlalchemy.orm import Session
 
-from tenants import audit, db, identity, ids, signing
+from tenants import audit, context, db, identity, ids, signing
 from tenants.errors import Conflict, InvalidInput, Issue, NotFound
-from tenants.people import AccountLink
+from tenants.models import AccountLink
 from tenants.settings import KeyRing, Settings
 
 _PARTS = struct.Struct(">B16s16s")
@@ -30,7 +30,7 @@ _NO_TENANT = UUID(int=0)
 _LONGEST_NAME = 200
 _FIND = text("SELECT * FROM find_link(:kind, :link)")
 _RESET = text("SELECT reset_password(:link, :hash) AS user_id")
-_SIGN_UP = text("SELECT * FROM sign_up(:link, :tenant, :slug, :families, :user, :hash)")
+_SIGN_UP = text("SELECT sign_up(:link, :tenant, :slug, :families, :user, :hash, :entry, :actor, :shown)")
 
 
 class Kind(IntEnum):
@@ -64,13 +64,13 @@ class Open:
 
     Args:
         slug: what the tenant is to be called, of a sign-up.
-        known: whether somebody has this address.
+        user: who has this address; None where nobody does.
         password_hash: theirs; None where they have no password, or there is nobody.
     """
 
     email: str
     slug: str | None
-    known: bool
+    user: UUID | None
     password_hash: str | None
 
 
@@ -151,7 +151,7 @@ def find(session: Session, kind: Kind, row: UUID) -> Open:
     if not rows:
         raise gone()
     [found] = rows
-    return Open(found["email"], found["slug"], found["known"], found["password_hash"])
+    return Open(found["email"], found["slug"], found["user_id"], found["password_hash"])
 
 
 def reset(session: Session, row: UUID, password_hash: str) -> UUID:
@@ -168,32 +168,38 @@ def reset(session: Session, row: UUID, password_hash: str) -> UUID:
     return user
 
 
-def sign_up(session: Session, row: UUID, slug: str, families: list[str], password_hash: str) -> tuple[UUID, UUID]:
+def sign_up(
+    session: Session, row: UUID, slug: str, families: list[str], user: UUID | None, password_hash: str
+) -> tuple[UUID, UUID]:
     """Make the tenant that a link was mailed for, with its owner; returns both.
 
     Args:
+        user: who has the link's address; None where nobody does.
         password_hash: the owner's: verified where they have one, new where they have none.
 
     Raises:
         NotFound: the link is not good any more.
         Conflict: the slug is taken; the link stays good for another.
     """
-    tenant = ids.new()
+    tenant, owner = ids.new(), user or ids.new()
     values = {
         "link": row,
         "tenant": tenant,
         "slug": slug,
         "families": sorted(set(families)),
-        "user": ids.new(),
+        "user": owner,
         "hash": password_hash,
+        "entry": ids.new(),
+        "actor": context.principal(session).actor,
+        "shown": ids.show("usr", owner),
     }
-    [found] = db.fetch(session, _SIGN_UP, values)
-    if found["outcome"] == "taken":
+    outcome = session.scalar(_SIGN_UP, values)
+    if outcome == "taken":
         raise Conflict(f"There is a tenant {slug!r} already: choose another name.")
-    if found["outcome"] != "made":
+    if outcome != "made":
         raise gone()
-    audit.record(session, "tenant.sign_up", ids.show("ten", tenant), owner=ids.show("usr", found["user_id"]))
-    return tenant, found["user_id"]
+    audit.record(session, "tenant.sign_up", ids.show("ten", tenant), owner=ids.show("usr", owner))
+    return tenant, owner
 
 
 def forget(session: Session) -> None:

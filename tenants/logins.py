@@ -1,21 +1,23 @@
-"""Logins: opened, found by their tokens, carried on and ended."""
+"""Logins: opened, found by their tokens, carried on, listed and ended."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import ColumnElement, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, db, identity, ids, signing
+from tenants import audit, context, db, identity, ids, members, pages, signing
 from tenants.context import Role
-from tenants.errors import Unauthenticated
-from tenants.people import Identity, IdentityProvider, LoginSession, Membership
+from tenants.errors import NotFound, Unauthenticated
+from tenants.models import Identity, IdentityProvider, LoginSession, Membership
+from tenants.pages import Page
 from tenants.settings import Auth, KeyRing
 
 _GRACE = timedelta(seconds=10)
@@ -56,7 +58,6 @@ class Belonging:
     """A tenant that a person is a member of, and as what."""
 
     tenant: UUID
-    user: UUID
     slug: str
     name: str
     role: str | None
@@ -122,52 +123,38 @@ def find_session(session: Session, tenant_id: UUID, session_id: UUID) -> Found:
 def tenants_of(session: Session, tenant_id: UUID, login: UUID | None) -> list[Belonging]:
     """The tenants of the person whose open login this is, if their own password opened it; else that login's alone."""
     return [
-        Belonging(row["tenant_id"], row["user_id"], row["slug"], row["name"], row["role"], row["role_name"])
+        Belonging(row["tenant_id"], row["slug"], row["name"], row["role"], row["role_name"])
         for row in db.fetch(session, _TENANTS, {"tenant": tenant_id, "login": login})
     ]
 
 
-def open_login(
-    session: Session, auth: Auth, user: UUID, *, by_password: bool = False, agent: str | None = None
-) -> Tokens:
-    """Open a login for a member who has proved who they are.
+def open_login(session: Session, auth: Auth, user: UUID, agent: str | None = None) -> Tokens:
+    """Open a login for a member who has proved a password. It leads to their other tenants too.
 
     Args:
-        by_password: whether by their own password, and not by another's word for them: it then leads to their other
-            tenants too.
         agent: what they say they use, for people to know the login by.
 
     Raises:
         Unauthenticated: members of this tenant log in through its identity provider, and this is no owner.
     """
-    if identity.tenant(session).sso_only and not session.scalar(
-        select(Membership.user_id).where(Membership.user_id == user, identity.IS_OWNER)
-    ):
+    if identity.tenant(session).sso_only and not session.scalar(members.OWNERS.where(Membership.user_id == user)):
         raise Unauthenticated("Log in through the identity provider of this tenant.", reason="sso")
-    row = LoginSession(
-        id=ids.new(),
-        user_id=user,
-        by_password=by_password,
-        agent=agent[:_LONGEST_AGENT] if agent else None,
-        token_hash="",
-        expires_at=datetime.now(UTC) + timedelta(days=auth.refresh_token_days),
-    )
-    token = RefreshToken(context.principal(session).tenant, row.id, 0)
-    row.token_hash = _digest(token)
-    session.add(row)
-    session.flush()
-    audit.record(session, "login.open", ids.show("ses", row.id), by_password=by_password)
-    return _tokens(auth, token)
+    tokens = _open(session, auth, user, ids.new(), None, agent)
+    assert tokens is not None
+    return tokens
 
 
-def redeem(session: Session, auth: Auth, user: UUID, login: UUID, provider: str) -> Tokens | None:
-    """Open the login that an identity provider has vouched for, once.
+def redeem(
+    session: Session, auth: Auth, user: UUID, login: UUID, provider: str, agent: str | None = None
+) -> Tokens | None:
+    """Open the login that an identity provider has vouched for, once. It leads to no other tenant.
 
     The session must be committed also where this returns None: a second attempt ends the login of the first.
 
     Args:
         login: its id, chosen when it was vouched for.
         provider: the provider's name in the tenant.
+        agent: as `open_login`.
 
     Returns:
         The tokens; None where it was opened before, or the provider or the member is gone since it was vouched for.
@@ -179,23 +166,10 @@ def redeem(session: Session, auth: Auth, user: UUID, login: UUID, provider: str)
     )
     if session.scalar(known.with_for_update(read=True, of=Identity)) is None:
         return None
-    token = RefreshToken(context.principal(session).tenant, login, 0)
-    made = session.scalar(
-        insert(LoginSession)
-        .values(
-            id=login,
-            user_id=user,
-            provider=provider,
-            token_hash=_digest(token),
-            expires_at=datetime.now(UTC) + timedelta(days=auth.refresh_token_days),
-        )
-        .on_conflict_do_nothing()
-        .returning(LoginSession.id)
-    )
-    if made is None:
+    tokens = _open(session, auth, user, login, provider, agent)
+    if tokens is None:
         close_login(session, login)
-        return None
-    return _tokens(auth, token)
+    return tokens
 
 
 def read_refresh(ring: KeyRing, text_: str) -> RefreshToken:
@@ -229,8 +203,7 @@ def refresh(session: Session, auth: Auth, token: RefreshToken) -> Tokens | None:
         row.token_hash = _digest(upcoming)
         row.refreshed_at = now
     elif row.token_hash != _digest(upcoming) or now - row.refreshed_at > _GRACE:
-        row.revoked_at = now
-        session.flush()
+        end(session, LoginSession.id == row.id)
         audit.record(session, "login.reuse", ids.show("ses", row.id), user=ids.show("usr", row.user_id))
         return None
     session.flush()
@@ -239,14 +212,89 @@ def refresh(session: Session, auth: Auth, token: RefreshToken) -> Tokens | None:
 
 def close_login(session: Session, session_id: UUID) -> None:
     """End a login; nothing happens where it has ended."""
-    closed = session.scalar(
+    for user in end(session, LoginSession.id == session_id):
+        audit.record(session, "login.close", ids.show("ses", session_id), user=ids.show("usr", user))
+
+
+def end(session: Session, *conditions: ColumnElement[bool]) -> Sequence[UUID]:
+    """End the logins that meet all of the conditions and have not ended; whose they were."""
+    return session.scalars(
         update(LoginSession)
-        .where(LoginSession.id == session_id, LoginSession.revoked_at.is_(None))
+        .where(LoginSession.revoked_at.is_(None), *conditions)
         .values(revoked_at=func.now())
         .returning(LoginSession.user_id)
+    ).all()
+
+
+def page(
+    session: Session, user: UUID | None = None, *, first: int | None = None, after: str | None = None
+) -> Page[LoginSession]:
+    """One page of the open logins of a person to this tenant, newest first.
+
+    Args:
+        user: whose; the caller's own when None. Others' are none for who may not manage members.
+    """
+    caller = context.principal(session)
+    person = caller.person if user is None else user
+    if person != caller.person and not caller.may("members:manage"):
+        person = None
+    query = select(LoginSession).where(
+        LoginSession.user_id == person, LoginSession.revoked_at.is_(None), LoginSession.expires_at > func.now()
     )
-    if closed is not None:
-        audit.record(session, "login.close", ids.show("ses", session_id), user=ids.show("usr", closed))
+    return pages.read(session, query, LoginSession.id, "login", first=first, after=after)
+
+
+def get(session: Session, login: UUID) -> LoginSession:
+    """A login to this tenant: the caller's own, or a member's for who may manage members.
+
+    Raises:
+        NotFound: there is none with this id.
+    """
+    caller = context.principal(session)
+    row = session.scalar(select(LoginSession).where(LoginSession.id == login))
+    if row is None or (row.user_id != caller.person and not caller.may("members:manage")):
+        raise NotFound
+    return row
+
+
+def revoke(session: Session, login: UUID, families: Sequence[str]) -> LoginSession:
+    """End a login, within seconds also on open sockets; one that has ended stays as it is.
+
+    Raises:
+        NotFound: as `get`.
+        Forbidden: it is of somebody whose role is worth more than the caller's.
+    """
+    row = get(session, login)
+    if row.user_id != context.principal(session).person:
+        members.require_above(session, members.get(session, row.user_id), families)
+    end(session, LoginSession.id == login)
+    session.refresh(row)
+    audit.record(session, "login.revoke", ids.show("ses", row.id), user=ids.show("usr", row.user_id))
+    return row
+
+
+def _open(
+    session: Session, auth: Auth, user: UUID, login: UUID, provider: str | None, agent: str | None
+) -> Tokens | None:
+    """The tokens of a new login; None where there has been one of this id."""
+    token = RefreshToken(context.principal(session).tenant, login, 0)
+    made = session.scalar(
+        insert(LoginSession)
+        .values(
+            id=login,
+            user_id=user,
+            provider=provider,
+            agent=agent[:_LONGEST_AGENT] if agent else None,
+            token_hash=_digest(token),
+            expires_at=datetime.now(UTC) + timedelta(days=auth.refresh_token_days),
+        )
+        .on_conflict_do_nothing()
+        .returning(LoginSession.id)
+    )
+    if made is None:
+        return None
+    audit.record(session, "login.open", ids.show("ses", login), provider=provider)
+    return _tokens(auth, token)
 
 
 def _tokens(auth: Auth, token: RefreshToken) -> Tokens:

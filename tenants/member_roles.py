@@ -1,9 +1,8 @@
-"""A tenant's own roles, and who may give which role to whom."""
+"""Roles: what each is worth, a tenant's own ones, and who may give which to whom."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -14,24 +13,11 @@ from sqlalchemy.orm import Session
 from tenants import audit, context, identity, ids, keys, pages
 from tenants.context import ActorKind, Role
 from tenants.errors import Conflict, Forbidden, InvalidInput, InvalidState, Issue, NotFound
+from tenants.models import CustomRole, Invitation, Membership
 from tenants.pages import Page
-from tenants.people import CustomRole, Invitation, Membership
 
 _LONGEST_NAME = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Gift:
-    """A role that somebody is to have, and all that it is worth."""
-
-    role: Role | None
-    custom: CustomRole | None
-    scopes: frozenset[str]
-
-    @property
-    def custom_id(self) -> UUID | None:
-        """The id of the tenant's own role."""
-        return None if self.custom is None else self.custom.id
+_READS = frozenset({"runs:read", "schedules:read", "tenant:read"})
 
 
 def create(session: Session, name: str, scopes: Sequence[str]) -> CustomRole:
@@ -113,8 +99,8 @@ def remove(session: Session, role_id: UUID) -> None:
     audit.record(session, "role.delete", ids.show("rol", role_id), before=_shown(row))
 
 
-def gift(session: Session, role: Role | None, custom: UUID | None, families: Sequence[str]) -> Gift:
-    """A role that the caller is about to give, which they may.
+def check_grantable(session: Session, role: Role | None, custom: UUID | None, families: Sequence[str]) -> None:
+    """Make sure that the caller may give somebody a role.
 
     Args:
         role: a built-in one.
@@ -129,16 +115,28 @@ def gift(session: Session, role: Role | None, custom: UUID | None, families: Seq
     if (role is None) is (custom is None):
         raise InvalidInput("Name role or roleId, one of them.", issues=[Issue(("role",), "name role or roleId")])
     row = None if custom is None else _lock(session, custom, to_keep=True)
-    found = Gift(role, row, worth(role, row, families))
-    require(session, found.scopes, role)
-    return found
+    require(session, worth(role, row, families), role)
+
+
+def built_in(role: Role, families: Iterable[str]) -> frozenset[str]:
+    """What a built-in role may do: owners and administrators all, members work, viewers look.
+
+    Args:
+        families: the families of this installation.
+    """
+    if role in {Role.OWNER, Role.ADMIN}:
+        return frozenset({"*"})
+    reads = _READS | {f"{family}:read" for family in families}
+    if role is Role.VIEWER:
+        return reads
+    return reads | {"runs:write"} | {f"{family}:write" for family in families}
 
 
 def worth(role: Role | str | None, custom: CustomRole | None, families: Sequence[str]) -> frozenset[str]:
     """What a role lets a member do."""
     if custom is not None:
         return frozenset(custom.scopes)
-    return identity.scopes(Role(role or Role.VIEWER), families)
+    return built_in(Role(role or Role.VIEWER), families)
 
 
 def require(session: Session, scopes: Sequence[str] | frozenset[str], role: Role | str | None = None) -> None:
@@ -155,6 +153,11 @@ def require(session: Session, scopes: Sequence[str] | frozenset[str], role: Role
             raise Forbidden(f"This is for who may do as much: you don't hold {scope}.", required_scope=scope)
     if caller.task_names is not None:
         raise Forbidden("Your key is narrowed to some tasks: it gives nobody a role.")
+
+
+def shown_role(role: str | None, custom: UUID | None) -> str | None:
+    """A role as the audit log tells of it."""
+    return role if custom is None else ids.show("rol", custom)
 
 
 def _lock(session: Session, role_id: UUID, *, to_keep: bool = False) -> CustomRole:

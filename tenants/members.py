@@ -1,20 +1,72 @@
-"""The members of a tenant, and their logins: listed, changed, ended."""
+"""The members of a tenant: they join, are listed, get another role, and leave."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from tenants import audit, context, identity, ids, member_roles, pages
+from tenants import audit, ids, member_roles, pages, quotas
 from tenants.context import Role
-from tenants.errors import NotFound
+from tenants.errors import InvalidState, NotFound
+from tenants.models import ApiKey, Membership
 from tenants.pages import Page
-from tenants.people import LoginSession, Membership
+from tenants.quotas import Quota
+
+COUNT = select(func.count(Membership.user_id))
+"""How many members there are."""
+OWNERS = select(Membership.user_id).where(Membership.role == Role.OWNER.value)
+"""Who they are."""
+
+
+def join(session: Session, user: UUID, role: Role | None, custom: UUID | None = None) -> None:
+    """Make a person a member of the session's tenant, or give a member another role.
+
+    Args:
+        role: a built-in one; None for one of the tenant's own.
+        custom: that one's id.
+
+    Raises:
+        InvalidState: the tenant would be left without an owner.
+        QuotaExceeded: the tenant has as many members as its plan has room for.
+    """
+    give(session, lock(session, user) or _new(session, user), role, custom)
+
+
+def add(session: Session, user: UUID, role: Role | None, custom: UUID | None = None) -> bool:
+    """Make a person a member who is none, and say whether they were none: a member stays what they are.
+
+    Raises:
+        QuotaExceeded: as `join`.
+    """
+    if lock(session, user) is not None:
+        return False
+    give(session, _new(session, user), role, custom)
+    return True
+
+
+def give(session: Session, row: Membership, role: Role | None, custom: UUID | None = None) -> None:
+    """Give a locked member another role, or a new one their first.
+
+    Raises:
+        InvalidState: the tenant would be left without an owner.
+    """
+    if role is not Role.OWNER:
+        _keep_an_owner(session, row)
+    before = member_roles.shown_role(row.role, row.role_id)
+    row.role, row.role_id = None if role is None else role.value, custom
+    session.flush()
+    after = member_roles.shown_role(row.role, custom)
+    audit.record(session, "member.set", ids.show("usr", row.user_id), before=before, after=after)
+
+
+def lock(session: Session, user: UUID) -> Membership | None:
+    """A membership, locked; and the owners' before it, in one order: of two who leave at once, one comes second."""
+    session.scalars(OWNERS.order_by(Membership.user_id).with_for_update()).all()
+    return session.scalar(select(Membership).where(Membership.user_id == user).with_for_update())
 
 
 def page(session: Session, *, first: int | None = None, after: str | None = None) -> Page[Membership]:
@@ -48,10 +100,9 @@ def change(session: Session, user: UUID, role: Role | None, custom: UUID | None,
         Forbidden: the caller doesn't hold all that the old role is worth, or the new one; only owners make owners.
         InvalidState: the tenant would be left without an owner.
     """
-    identity.lock_member(session, user)
-    _require_above(session, get(session, user), families)
-    given = member_roles.gift(session, role, custom, families)
-    identity.join(session, user, given.role, given.custom_id)
+    row = _lock_below(session, user, families)
+    member_roles.check_grantable(session, role, custom, families)
+    give(session, row, role, custom)
     session.expire_all()
     return get(session, user)
 
@@ -64,63 +115,49 @@ def remove(session: Session, user: UUID, families: Sequence[str]) -> None:
         Forbidden: the caller doesn't hold all that the member's role is worth; only owners remove owners.
         InvalidState: the tenant would be left without an owner.
     """
-    identity.lock_member(session, user)
-    _require_above(session, get(session, user), families)
-    identity.leave(session, user)
-
-
-def logins(
-    session: Session, user: UUID | None = None, *, first: int | None = None, after: str | None = None
-) -> Page[LoginSession]:
-    """One page of the open logins of a person to this tenant, newest first.
-
-    Args:
-        user: whose; the caller's own when None. Others' are none for who may not manage members.
-    """
-    caller = context.principal(session)
-    person = caller.person if user is None else user
-    if person != caller.person and not caller.may("members:manage"):
-        person = None
-    query = select(LoginSession).where(
-        LoginSession.user_id == person, LoginSession.revoked_at.is_(None), LoginSession.expires_at > func.now()
+    row = _lock_below(session, user, families)
+    _keep_an_owner(session, row)
+    before = member_roles.shown_role(row.role, row.role_id)
+    session.delete(row)
+    session.execute(
+        update(ApiKey).where(ApiKey.made_by == user, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now())
     )
-    return pages.read(session, query, LoginSession.id, "login", first=first, after=after)
+    session.flush()
+    audit.record(session, "member.remove", ids.show("usr", user), before=before)
 
 
-def get_login(session: Session, login: UUID) -> LoginSession:
-    """A login to this tenant: the caller's own, or a member's for who may manage members.
-
-    Raises:
-        NotFound: there is none with this id.
-    """
-    caller = context.principal(session)
-    row = session.scalar(select(LoginSession).where(LoginSession.id == login))
-    if row is None or (row.user_id != caller.person and not caller.may("members:manage")):
-        raise NotFound
-    return row
-
-
-def end_login(session: Session, login: UUID, families: Sequence[str]) -> LoginSession:
-    """End a login, within seconds also on open sockets; one that has ended stays as it is.
+def require_above(session: Session, member: Membership, families: Sequence[str]) -> None:
+    """Make sure that the caller may do all that the member may.
 
     Raises:
-        NotFound: as `get_login`.
-        Forbidden: it is of somebody whose role is worth more than the caller's.
+        Forbidden: they may not; only owners stand as high as owners.
     """
-    row = get_login(session, login)
-    if row.user_id != context.principal(session).person:
-        _require_above(session, get(session, row.user_id), families)
-    if row.revoked_at is None:
-        row.revoked_at = datetime.now(UTC)
-        session.flush()
-    audit.record(session, "login.revoke", ids.show("ses", row.id), user=ids.show("usr", row.user_id))
-    return row
+    member_roles.require(session, member_roles.worth(member.role, member.custom, families), member.role)
 
 
 def _whole() -> Select[Any]:
     return select(Membership).options(joinedload(Membership.user), joinedload(Membership.custom))
 
 
-def _require_above(session: Session, member: Membership, families: Sequence[str]) -> None:
-    """Make sure that the caller may do all that the member may."""
-    member_roles.require(session, member_roles.worth(member.role, member.custom, families), member.role)
+def _new(session: Session, user: UUID) -> Membership:
+    """A member who has no role yet."""
+    quotas.take(session, Quota.MEMBERS, COUNT)
+    row = Membership(user_id=user)
+    session.add(row)
+    return row
+
+
+def _lock_below(session: Session, user: UUID, families: Sequence[str]) -> Membership:
+    """A member whose role is worth no more than the caller's, locked."""
+    row = lock(session, user)
+    if row is None:
+        raise NotFound
+    require_above(session, get(session, user), families)
+    return row
+
+
+def _keep_an_owner(session: Session, row: Membership) -> None:
+    """Refuse to let the last owner go."""
+    others = OWNERS.where(Membership.user_id != row.user_id)
+    if row.role == Role.OWNER and session.scalar(others.limit(1)) is None:
+        raise InvalidState("A tenant keeps at least one owner.", state=Role.OWNER.value)

@@ -43,7 +43,7 @@ def verify(password_hash: str | None, password: str) -> bool:
 
 
 def own(session: Session) -> str | None:
-    """The hash of the caller's own password; None when they have none, or their login has ended."""
+    """The hash of the caller's own password; None when they have none, or their login has ended or is a provider's."""
     caller = context.principal(session)
     [row] = db.fetch(session, _OWN, {"tenant": caller.tenant, "login": caller.login})
     found: str | None = row["hash"]
@@ -57,7 +57,7 @@ def change(session: Session, before: str, password_hash: str) -> None:
         before: the hash that the caller's present password has been verified against.
 
     Raises:
-        Unauthenticated: the login has ended, or the password is another by now.
+        Unauthenticated: the login has ended or is a provider's, or the password is another by now.
     """
     caller = context.principal(session)
     values = {"tenant": caller.tenant, "login": caller.login, "before": before, "hash": password_hash}

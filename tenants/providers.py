@@ -14,11 +14,10 @@ from pydantic import SecretStr
 from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, credentials, db, identity
+from tenants import audit, context, credentials, db, identity, logins, members
 from tenants.context import Role
 from tenants.errors import Conflict, InvalidInput, InvalidState, Issue, NotFound
-from tenants.models import Tenant
-from tenants.people import Identity, IdentityProvider, LoginSession, Membership
+from tenants.models import Identity, IdentityProvider, LoginSession, Tenant
 from tenants.settings import Settings
 
 CREDENTIAL_KIND = "oidc_client_secret"
@@ -89,7 +88,7 @@ def put(session: Session, settings: Settings, request: ProviderRequest) -> Ident
         session.add(row)
     elif row.issuer != request.issuer:
         session.execute(delete(Identity).where(Identity.issuer == row.issuer))
-        _end_logins(session, LoginSession.provider == row.name)
+        logins.end(session, LoginSession.provider == row.name)
     row.issuer = request.issuer
     row.client_id = request.client_id
     row.scopes = list(dict.fromkeys(["openid", *request.scopes]))
@@ -128,7 +127,7 @@ def remove(session: Session, name: str) -> IdentityProvider:
     session.execute(delete(Identity).where(Identity.issuer == row.issuer))
     session.delete(row)
     session.flush()
-    _end_logins(session, LoginSession.provider == name)
+    logins.end(session, LoginSession.provider == name)
     with suppress(NotFound):  # It needs no client secret.
         credentials.remove(session, credential_name(name))
     audit.record(session, "provider.remove", name, before=shown(row))
@@ -149,8 +148,7 @@ def require(session: Session, required: bool) -> None:
     before = identity.tenant(session).sso_only
     session.execute(update(Tenant).values(sso_only=required))
     if required:
-        owners = select(Membership.user_id).where(identity.IS_OWNER)
-        _end_logins(session, LoginSession.provider.is_(None), LoginSession.user_id.not_in(owners))
+        logins.end(session, LoginSession.provider.is_(None), LoginSession.user_id.not_in(members.OWNERS))
     audit.record(session, "sso.require", None, before={"required": before}, after={"required": required})
 
 
@@ -223,12 +221,6 @@ def _find(session: Session, name: str) -> IdentityProvider | None:
         select(IdentityProvider).where(IdentityProvider.name == name).with_for_update()
     )
     return row
-
-
-def _end_logins(session: Session, *conditions: Any) -> None:
-    session.execute(
-        update(LoginSession).where(LoginSession.revoked_at.is_(None), *conditions).values(revoked_at=func.now())
-    )
 
 
 def _check(request: ProviderRequest, domains: Sequence[str], *, plain: bool) -> None:

@@ -10,7 +10,7 @@ from api import installation
 from api.commands import terminal
 from api.commands.terminal import Json, State, TenantSlug
 from tasks import registry
-from tenants import identity, ids, keys, system
+from tenants import identity, ids, keys, members, system
 from tenants.context import Role
 from tenants.errors import InvalidInput
 
@@ -55,7 +55,7 @@ def create_user(
     with installation.inside(settings, tenant, "tenantry user create") as session:
         password = terminal.ask_password(from_input=True) if password_stdin else None
         made = system.enroll(settings, email, password)
-        identity.join(session, made, role)
+        members.join(session, made, role)
     value = {"id": ids.show("usr", made), "email": identity.normalise(email), "role": role.value, "tenant": tenant}
     terminal.answer(value, f"{value['email']} is {role.value.lower()} of {tenant}.", as_json=as_json)
 

@@ -87,9 +87,6 @@ def upgrade() -> None:
     )
     op.create_check_constraint(op.f("ck_memberships_one_role"), "memberships", ONE_ROLE)
     op.create_index("ix_memberships_user_id", "memberships", ["user_id"])
-    op.add_column(
-        "login_sessions", sa.Column("by_password", sa.Boolean(), server_default=sa.text("false"), nullable=False)
-    )
     op.add_column("login_sessions", sa.Column("agent", sa.Text(), nullable=True))
     op.create_index("ix_login_sessions_user_id", "login_sessions", ["user_id"])
     op.add_column("api_keys", sa.Column("made_by", sa.UUID(), nullable=True))
@@ -103,7 +100,6 @@ def downgrade() -> None:
     op.drop_column("api_keys", "made_by")
     op.drop_index("ix_login_sessions_user_id", table_name="login_sessions")
     op.drop_column("login_sessions", "agent")
-    op.drop_column("login_sessions", "by_password")
     op.drop_index("ix_memberships_user_id", table_name="memberships")
     op.drop_constraint(op.f("ck_memberships_one_role"), "memberships", type_="check")
     op.drop_constraint(op.f("fk_memberships_tenant_id_role_id"), "memberships", type_="foreignkey")

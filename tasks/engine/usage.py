@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from tasks.engine.admission import LimitKind
 from tasks.engine.models import Limit
-from tenants import identity, keys, models, quotas
+from tenants import identity, keys, members, models, quotas
 from tenants.errors import InvalidInput, Issue
 from tenants.quotas import Quota
 
 _PERIOD = re.compile(r"(\d{4})-(0[1-9]|1[0-2])")
 _WORKER_SECONDS = "workerSeconds"
-_THERE = {Quota.KEYS: keys.GOOD, Quota.MEMBERS: identity.MEMBERS}
+_THERE = {Quota.KEYS: keys.GOOD, Quota.MEMBERS: members.COUNT}
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ $$;
 REVOKE ALL ON FUNCTION find_session(uuid, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION find_session(uuid, uuid) TO tenantry_app;
 
--- The first of the hashes is the one that new keys are stored under. A key whose maker is no longer a member has ended,
--- whether or not it was revoked.
+-- The first of the hashes is the one that new keys are stored under. Who leaves has their keys revoked; one that they
+-- were making at that moment comes after it, and has ended because its maker is no member.
 CREATE OR REPLACE FUNCTION find_api_key(
   p_hashes text[],
   OUT tenant_id uuid, OUT key_id uuid, OUT tenant_slug text, OUT scopes text[], OUT task_names text[],
@@ -51,13 +51,22 @@ $$;
 REVOKE ALL ON FUNCTION find_api_key(text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION find_api_key(text[]) TO tenantry_app;
 
--- The person behind an address, made when there is none. A password is set once and never replaced here.
-CREATE OR REPLACE FUNCTION enroll_user(
+-- The person behind an address, made when there is none, and locked, so that of two who make a person a member one
+-- comes second. A password is set once and never replaced here. For the functions of this folder.
+CREATE OR REPLACE FUNCTION settle_user(
   p_id uuid, p_email text, p_hash text, OUT user_id uuid, OUT password_hash text
-) RETURNS SETOF record LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+) LANGUAGE sql AS $$
   INSERT INTO public.users AS u (id, email, password_hash) VALUES (p_id, p_email, p_hash)
   ON CONFLICT (email) DO UPDATE SET password_hash = coalesce(u.password_hash, excluded.password_hash)
   RETURNING u.id, u.password_hash
+$$;
+REVOKE ALL ON FUNCTION settle_user(uuid, text, text) FROM PUBLIC;
+
+-- The person behind an address, for operators.
+CREATE OR REPLACE FUNCTION enroll_user(
+  p_id uuid, p_email text, p_hash text, OUT user_id uuid, OUT password_hash text
+) LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+  SELECT * FROM settle_user(p_id, p_email, p_hash)
 $$;
 REVOKE ALL ON FUNCTION enroll_user(uuid, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION enroll_user(uuid, text, text) TO tenantry_system;

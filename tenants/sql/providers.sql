@@ -9,27 +9,19 @@ $$;
 REVOKE ALL ON FUNCTION find_provider(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION find_provider(text, text) TO tenantry_app;
 
--- Makes the person behind an address a member of the session's tenant, and the person too when there is none, without a
--- password; provided that the tenant's provider brings in people of the address's domain. NULL when it does not.
-CREATE OR REPLACE FUNCTION bring_in(p_provider text, p_user uuid, p_email text, p_role text) RETURNS uuid
+-- The person behind an address, made when there is none, without a password; provided that the tenant's provider brings
+-- in people of the address's domain. NULL when it does not.
+CREATE OR REPLACE FUNCTION bring_in(p_provider text, p_user uuid, p_email text) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-DECLARE
-  v_tenant uuid := nullif(current_setting('app.tenant_id', true), '')::uuid;
-  v_user uuid;
 BEGIN
-  IF NOT EXISTS (
+  IF EXISTS (
     SELECT FROM public.identity_providers p
-    WHERE p.tenant_id = v_tenant AND p.name = p_provider AND p.just_in_time
-      AND split_part(p_email, '@', 2) = ANY (p.domains)
-  ) OR p_role = 'OWNER' THEN
-    RETURN NULL;
+    WHERE p.tenant_id = nullif(current_setting('app.tenant_id', true), '')::uuid AND p.name = p_provider
+      AND p.just_in_time AND split_part(p_email, '@', 2) = ANY (p.domains)
+  ) THEN
+    RETURN (settle_user(p_user, p_email, NULL)).user_id;
   END IF;
-  INSERT INTO public.users AS u (id, email) VALUES (p_user, p_email)
-  ON CONFLICT (email) DO UPDATE SET email = u.email
-  RETURNING u.id INTO v_user;
-  INSERT INTO public.memberships (tenant_id, user_id, role) VALUES (v_tenant, v_user, p_role)
-  ON CONFLICT ON CONSTRAINT pk_memberships DO NOTHING;
-  RETURN v_user;
+  RETURN NULL;
 END $$;
-REVOKE ALL ON FUNCTION bring_in(text, uuid, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION bring_in(text, uuid, text, text) TO tenantry_app;
+REVOKE ALL ON FUNCTION bring_in(text, uuid, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION bring_in(text, uuid, text) TO tenantry_app;

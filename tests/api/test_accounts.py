@@ -93,6 +93,15 @@ def _sent(api: Api, task: str) -> list[tuple[Any, ...]]:
     return _runs(api, task)
 
 
+def _noted(api: Api, slug: str) -> list[tuple[Any, ...]]:
+    """What the audit log of a tenant tells of its members: by whom, who, and as what."""
+    return api.installation.rows(
+        "SELECT split_part(actor, '_', 1), target, detail->>'after' FROM audit_entries"
+        " WHERE tenant_id = (SELECT id FROM tenants WHERE slug = %s) AND action = 'member.set' ORDER BY id",
+        slug,
+    )
+
+
 # ---- invitations
 
 
@@ -100,8 +109,9 @@ def test_who_is_invited_sets_a_password_and_is_in(api: Api, people: People, invi
     token = invite("Ada+New@Example.org", Role.VIEWER, to="ada+new@example.org")
     answer = post(api, "invitation", token=token, password=PASSWORD)
     assert answer.status_code == 201, answer.text
-    viewer = caller(api, answer.json()["accessToken"]).ask(WHO)["viewer"]
-    assert viewer == {"email": "ada+new@example.org", "role": "VIEWER", "tenant": {"slug": people.slug}}
+    ada = caller(api, answer.json()["accessToken"])
+    assert ada.ask(WHO)["viewer"] == {"email": "ada+new@example.org", "role": "VIEWER", "tenant": {"slug": people.slug}}
+    assert _noted(api, people.slug)[1:] == [("inv", ada.ask("{ viewer { userId } }")["viewer"]["userId"], "VIEWER")]
     assert people.log_in("ADA+new@example.org")
     assert post(api, "invitation", token=token, password=PASSWORD).status_code == GONE
 
@@ -231,8 +241,10 @@ def test_ten_at_once_make_one_member(api: Api, people: People, invite: Callable[
 def test_an_invitation_raises_nobody(api: Api, people: People, owner: Caller, invite: Callable[..., str]) -> None:
     token = invite("kim@example.org", Role.ADMIN)
     user = people.join("kim@example.org", Role.VIEWER)
+    noted = _noted(api, people.slug)
     assert post(api, "invitation", token=token, password=PASSWORD).status_code == 201
     assert people.roles()["kim@example.org"] == "VIEWER"
+    assert _noted(api, people.slug) == noted
     again = owner.ask(INVITE, e="kim@example.org", r="ADMIN")["inviteMember"]
     assert again["problem"] == {"code": "CONFLICT"}
     assert user
@@ -436,6 +448,7 @@ def test_a_tenant_is_made_once_its_owners_address_is_known_to_be_theirs(api: Api
         "role": "OWNER",
         "tenant": {"slug": "vera-inc", "name": "Vera, Inc.", "timezone": "Europe/Berlin"},
     }
+    assert _noted(api, "vera-inc") == [("sign-up", owner.ask("{ viewer { userId } }")["viewer"]["userId"], "OWNER")]
     trigger = 'mutation { triggerBackgroundTask(taskName: "echo") { success } }'
     assert owner.ask(trigger)["triggerBackgroundTask"]["success"]
     assert post(api, "signup/confirm", token=token, password=PASSWORD).status_code == GONE

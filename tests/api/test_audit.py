@@ -20,7 +20,7 @@ from tasks.engine.ledger import Settlement
 from tasks.engine.limits import LimitRequest
 from tasks.engine.states import RunState
 from tasks.families.accounts.service import requests
-from tenants import audit, identity, ids, logins, member_roles, system
+from tenants import audit, ids, logins, member_roles, members, system
 from tenants.audit import Verdict
 from tenants.context import Principal, Role
 from tests.support import commands
@@ -71,7 +71,7 @@ class Place:
     def member(self) -> str:
         """A member."""
         user = system.enroll(self.hands.installation.settings, f"{ids.new().hex}@example.org", None)
-        self.hands.installation.write(self.tenant, identity.join, user, Role.VIEWER)
+        self.hands.installation.write(self.tenant, members.join, user, Role.VIEWER)
         return ids.show("usr", user)
 
     @property

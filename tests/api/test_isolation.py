@@ -21,7 +21,7 @@ from graphql import (
 )
 
 from schema import root
-from tenants import identity, ids, logins, system
+from tenants import ids, logins, members, system
 from tenants.context import ActorKind, Principal, Role
 from tests.support import apis, streams
 from tests.support.apis import Api, Caller
@@ -171,7 +171,7 @@ def _objects(api: Api, owner: Caller) -> Iterator[str]:
     user = system.enroll(api.installation.settings, email, None)
     tenant = ids.read("ten", owner.ask("{ viewer { tenant { id } } }")["viewer"]["tenant"]["id"])
     acting = Principal(tenant, ActorKind.OPERATOR, "tests")
-    api.installation.write(acting, identity.join, user, Role.VIEWER)
+    api.installation.write(acting, members.join, user, Role.VIEWER)
     yield ids.show("usr", user)
     api.installation.write(acting, logins.open_login, api.installation.settings.auth, user)
     yield owner.ask("query($u: ID!) { sessions(userId: $u) { nodes { id } } }", u=ids.show("usr", user))["sessions"][

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tasks.engine.ledger import Settlement
 from tasks.engine.states import RunState
-from tenants import identity, ids, keys, names, system
+from tenants import ids, keys, members, names, system
 from tenants.context import Principal, Role
 from tests.support import commands
 from tests.support.apis import Api
@@ -82,7 +82,7 @@ def test_an_erased_tenant_is_gone_with_its_people_and_its_callers(
     addresses = ("only.here@example.org", "in.both@example.org")
     alone, shared = (system.enroll(api.installation.settings, address, None) for address in addresses)
     for principal, person in ((tenant, alone), (tenant, shared), (other_tenant, shared)):
-        api.installation.write(principal, identity.join, person, Role.OWNER)
+        api.installation.write(principal, members.join, person, Role.OWNER)
     caller = api.caller(tenant)
     assert caller.ask(TRIGGER)["triggerBackgroundTask"]["problem"] is None
     refused = commands.run(api.installation, "tenant", "erase", slug, "--confirm", "another")

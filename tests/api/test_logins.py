@@ -10,7 +10,7 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from tenants import identity, ids, signing
+from tenants import ids, members, signing
 from tenants.context import Principal, Role
 from tests.support import streams
 from tests.support.apis import Api, Caller
@@ -199,7 +199,7 @@ def test_a_removed_members_socket_is_closed(api: Api, tenant: Principal, slug: s
     tokens = _log_in(api, slug, "donald@example.org").json()
     with streams.socket(_caller(api, tokens["accessToken"])) as socket:
         socket.subscribe(streams.ALL_UPDATES)
-        api.installation.write(tenant, identity.leave, leaver)
+        api.installation.write(tenant, members.remove, leaver, [])
         assert socket.closed(6) == 4401
 
 
@@ -212,7 +212,7 @@ def test_a_demoted_member_may_do_less_over_an_open_socket(
         socket.subscribe(TRIGGER)
         [before] = socket.updates("triggerBackgroundTask")
         assert before["problem"] is None
-        api.installation.write(tenant, identity.join, member, Role.VIEWER)
+        api.installation.write(tenant, members.join, member, Role.VIEWER)
         refused = {"code": "FORBIDDEN"}
         eventually(lambda: caller.ask(TRIGGER)["triggerBackgroundTask"]["problem"] == refused, 5)
         socket.subscribe(TRIGGER)

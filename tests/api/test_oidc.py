@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from tenants import encryption, identity, ids, system
+from tenants import encryption, ids, members, system
 from tenants.context import Principal, Role
 from tests.support import issuers, streams
 from tests.support.apis import Api, Caller
@@ -88,7 +88,7 @@ def _logins(api: Api, tenant: Principal) -> int:
 def _join(api: Api, tenant: Principal, email: str, role: Role) -> None:
     """Make somebody a member who has no password."""
     user = system.enroll(api.installation.settings, email, None)
-    api.installation.write(tenant, identity.join, user, role)
+    api.installation.write(tenant, members.join, user, role)
 
 
 def _refused(api: Api, tenant: Principal, browser: Browser, issuer: Issuer, reason: str, **query: str) -> None:
@@ -125,7 +125,8 @@ def test_somebody_new_becomes_a_member_and_is_who_the_provider_says(
     assert _viewer(api, tokens) == {"email": "ada@example.org", "role": "MEMBER", "tenant": {"slug": slug}}
     refreshed = api.client.post(f"{api.url}/auth/refresh", json={"refreshToken": tokens["refreshToken"]})
     assert refreshed.status_code == 200
-    [(action, target, _)] = _audit(api, tenant)
+    [(action, target, _), (opened, _, _)] = _audit(api, tenant)
+    assert opened == "login.open"
     [(user, subject)] = api.installation.rows(
         "SELECT user_id, subject FROM identities WHERE tenant_id = %s", str(tenant.tenant)
     )
@@ -222,11 +223,14 @@ def test_groups_are_worth_their_highest_role_at_each_login_and_owners_stay_owner
         issuer.claims["teams"] = teams
         assert _viewer(api, browser.tokens(issuer))["role"] == role
     changes = api.installation.rows(
-        "SELECT detail->'before'->>'role', detail->'after'->>'role' FROM audit_entries"
-        " WHERE tenant_id = %s AND action = 'member.role' ORDER BY id",
+        "SELECT actor, detail->>'before', detail->>'after' FROM audit_entries"
+        " WHERE tenant_id = %s AND action = 'member.set' ORDER BY id",
         str(tenant.tenant),
     )
-    assert changes == [("ADMIN", "MEMBER"), ("MEMBER", "VIEWER"), ("VIEWER", "ADMIN")]
+    assert changes == [
+        ("oidc.corp", before, after)
+        for before, after in [(None, "ADMIN"), ("ADMIN", "MEMBER"), ("MEMBER", "VIEWER"), ("VIEWER", "ADMIN")]
+    ]
     _join(api, tenant, "owner@example.org", Role.OWNER)
     issuer.claims = {"sub": "s-7", "email": "owner@example.org", "email_verified": True, "teams": ["staff"]}
     assert _viewer(api, browser.tokens(issuer))["role"] == "OWNER"

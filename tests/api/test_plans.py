@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tenants import identity, quotas, system
+from tenants import members, quotas, system
 from tenants.context import Principal, Role
 from tenants.errors import Forbidden, InvalidState, NotFound, QuotaExceeded
 from tenants.quotas import Quota
@@ -154,11 +154,11 @@ def test_members_and_bytes_stop_at_their_number(
     own = {Quota.MEMBERS: 1.0, Quota.UPLOAD_BYTES: 100.0}
     installation.write(operator, quotas.assign, slug, quotas.DEFAULT, own)
     users = [system.enroll(installation.settings, f"{name}@{slug}.example", None) for name in ("ada", "bob")]
-    installation.write(tenant, identity.join, users[0], Role.OWNER)
+    installation.write(tenant, members.join, users[0], Role.OWNER)
     with pytest.raises(QuotaExceeded) as refused:
-        installation.write(tenant, identity.join, users[1], Role.MEMBER)
+        installation.write(tenant, members.join, users[1], Role.MEMBER)
     assert (refused.value.limit_name, refused.value.used) == ("members", 1)
-    installation.write(tenant, identity.join, users[0], Role.OWNER)
+    installation.write(tenant, members.join, users[0], Role.OWNER)
     installation.write(tenant, quotas.take_bytes, 60)
     with pytest.raises(QuotaExceeded) as refused:
         installation.write(tenant, quotas.take_bytes, 41)

@@ -8,9 +8,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from tenants import ids, logins, signing, system
+from tenants import identities, ids, logins, providers, signing, system
 from tenants.context import Principal, Role
 from tenants.errors import Unauthenticated
+from tenants.identities import Claims
+from tenants.providers import ProviderRequest
 from tests.support import apis, streams
 from tests.support.apis import Api, Caller
 from tests.support.installations import Installation, eventually
@@ -170,16 +172,50 @@ def test_nobody_switches_to_where_they_are_not(
     assert post(api, "switch", tenant=people.slug).status_code == 401
 
 
-def test_a_login_that_another_vouched_for_leads_nowhere_else(api: Api, people: People, other_tenant: Principal) -> None:
+def _vouched_for(people: People, email: str) -> Caller:
+    """A member whom the tenant's identity provider has let in."""
+    installation, tenant = people.api.installation, people.tenant
+    corp = ProviderRequest("corp", "https://login.corp.example", "client", domains=[email.rpartition("@")[2]])
+    installation.write(tenant, providers.put, installation.settings, corp)
+    claims = Claims(corp.issuer, "s-1", email, email_verified=True)
+    user = installation.write(tenant, identities.admit, "corp", claims)
+    tokens = installation.write(tenant, logins.redeem, installation.settings.auth, user, ids.new(), "corp", "a browser")
+    assert tokens is not None
+    return caller(people.api, tokens.access)
+
+
+def test_a_login_that_a_provider_vouched_for_leads_nowhere_else(
+    api: Api, people: People, other_tenant: Principal
+) -> None:
     elsewhere = People(api, other_tenant)
-    user = people.join("ada4@example.org")
+    people.join("ada4@example.org")
     elsewhere.join("ada4@example.org")
-    auth = api.installation.settings.auth
-    tokens = api.installation.write(people.tenant, logins.open_login, auth, user)
-    mine = caller(api, tokens.access)
-    listed = api.client.get(f"{api.url}/auth/tenants", headers=mine.headers).json()["tenants"]
-    assert [one["slug"] for one in listed] == [people.slug]
-    assert post(api, "switch", mine.credential, tenant=elsewhere.slug).status_code == 404
+    vouched, mine = _vouched_for(people, "ada4@example.org"), people.caller("ada4@example.org")
+    for asking, reached, status in ((vouched, {people.slug}, 404), (mine, {people.slug, elsewhere.slug}, 200)):
+        listed = api.client.get(f"{api.url}/auth/tenants", headers=asking.headers).json()["tenants"]
+        assert {one["slug"] for one in listed} == reached
+        assert post(api, "switch", asking.credential, tenant=elsewhere.slug).status_code == status
+    opened = "SELECT provider FROM login_sessions WHERE tenant_id = %s"
+    assert api.installation.rows(opened, str(other_tenant.tenant)) == [(None,)]
+
+
+def test_a_login_that_a_provider_vouched_for_changes_no_password(api: Api, people: People) -> None:
+    people.join("ada6@example.org")
+    vouched = _vouched_for(people, "ada6@example.org")
+    assert post(api, "password", vouched.credential, current=PASSWORD, password=NEW).status_code == 401
+    mine = people.caller("ada6@example.org")
+    assert post(api, "password", mine.credential, current=PASSWORD, password=NEW).status_code == 204
+
+
+def test_a_login_that_a_provider_vouched_for_is_seen_and_noted_as_any(people: People) -> None:
+    people.join("ada7@example.org")
+    [seen] = _sessions(_vouched_for(people, "ada7@example.org"))
+    assert (seen["agent"], seen["current"]) == ("a browser", True)
+    noted = people.api.installation.rows(
+        "SELECT target, detail->>'provider' FROM audit_entries WHERE tenant_id = %s AND action = 'login.open'",
+        str(people.tenant.tenant),
+    )
+    assert noted == [(seen["id"], "corp")]
 
 
 def test_keys_rotate_and_what_the_old_one_signed_stays_good_while_it_is_in_the_ring(

@@ -237,8 +237,8 @@ def test_a_password_and_other_tenants_are_reached_by_an_open_login_only(
             "INSERT INTO memberships (tenant_id, user_id, role) VALUES (%s, %s, 'OWNER')", str(each.tenant), str(user)
         )
     installation.rows(
-        "INSERT INTO login_sessions (tenant_id, id, user_id, token_hash, expires_at, by_password)"
-        " VALUES (%s, %s, %s, 'h', now() + interval '1 h', true)",
+        "INSERT INTO login_sessions (tenant_id, id, user_id, token_hash, expires_at)"
+        " VALUES (%s, %s, %s, 'h', now() + interval '1 h')",
         str(tenant.tenant), str(session), str(user),
     )  # fmt: skip
     change, own, tenants = (
@@ -249,6 +249,10 @@ def test_a_password_and_other_tenants_are_reached_by_an_open_login_only(
         assert login.value(own, *wrong) is None
         assert login.rows(tenants, *wrong) == []
     assert len(login.rows(tenants, tenant.tenant, session)) == 2
+    installation.rows("UPDATE login_sessions SET provider = 'corp' WHERE id = %s", str(session))
+    assert (login.value(change, tenant.tenant, session), login.value(own, tenant.tenant, session)) == (False, None)
+    assert [str(reached) for reached, *_ in login.rows(tenants, tenant.tenant, session)] == [str(tenant.tenant)]
+    installation.rows("UPDATE login_sessions SET provider = NULL WHERE id = %s", str(session))
     installation.rows("UPDATE login_sessions SET revoked_at = now() WHERE id = %s", str(session))
     assert (login.value(change, tenant.tenant, session), login.value(own, tenant.tenant, session)) == (False, None)
     assert installation.rows("SELECT password_hash FROM users WHERE id = %s", str(user)) == [("h",)]
@@ -270,7 +274,9 @@ def test_a_link_that_was_not_mailed_changes_nothing(
     assert login.rows(accept, tenant.tenant, ids.new()) == []
     assert login.rows("SELECT * FROM find_invitation(%s, %s)", other_tenant.tenant, invitation) == []
     assert login.value("SELECT reset_password(%s, 'h')", invitation) is None
-    signed_up = "SELECT outcome FROM sign_up(%s, gen_random_uuid(), 'fays', '{}', gen_random_uuid(), 'h')"
+    signed_up = (
+        "SELECT sign_up(%s, gen_random_uuid(), 'fays', '{}', gen_random_uuid(), 'h', gen_random_uuid(), 'me', 'usr_x')"
+    )
     assert login.value(signed_up, invitation) == "gone"
     assert installation.rows("SELECT 1 FROM users WHERE email = 'fay@example.org'") == []
     login.close()

@@ -11,7 +11,7 @@ import pytest
 from schema import permissions
 from schema.context import Context, Info
 from tasks import registry
-from tenants import identity
+from tenants import member_roles
 from tenants.context import Role
 from tenants.errors import Forbidden
 from tests.support import fields
@@ -90,7 +90,7 @@ REFUSED: dict[Role, set[str]] = {
 @pytest.fixture(params=Role)
 def context(request: pytest.FixtureRequest, new_context: Callable[..., Context]) -> Context:
     """The context of somebody with a built-in role."""
-    return new_context(*identity.scopes(request.param, registry.offered()), role=request.param)
+    return new_context(*member_roles.built_in(request.param, registry.offered()), role=request.param)
 
 
 def test_a_role_is_refused_what_is_listed_and_nothing_else(context: Context) -> None:

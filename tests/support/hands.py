@@ -77,7 +77,7 @@ class Hands:
         return self.app.settle(principal.tenant, run, fence, settlement)
 
     def renew(self, run: UUID, fence: int, worker: str = WORKER) -> tuple[str, str | None, float]:
-        """Renew a lease: renewed, busy or gone; whether to cancel; seconds to the deadline."""
+        """Renew a lease: renewed, busy or gone; why it is to stop; seconds to the deadline."""
         return self.app.renew(worker, [run], [fence])[run, fence]
 
     def expire(self, run: UUID) -> None:

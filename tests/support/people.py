@@ -8,7 +8,7 @@ from uuid import UUID
 
 import httpx2
 
-from tenants import identity, ids, system
+from tenants import ids, members, system
 from tenants.context import Principal, Role
 from tests.support.apis import Api, Caller
 
@@ -30,7 +30,7 @@ class People:
     def join(self, email: str, role: Role | None = Role.OWNER, custom: UUID | None = None) -> UUID:
         """Make somebody a member; the person."""
         user = system.enroll(self.api.installation.settings, email, PASSWORD)
-        self.api.installation.write(self.tenant, identity.join, user, role, custom)
+        self.api.installation.write(self.tenant, members.join, user, role, custom)
         return user
 
     def log_in(self, email: str, password: str = PASSWORD) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-from sqlalchemy.orm import Session
+from dataclasses import replace
 
-from tenants import identity, passwords, system
-from tenants.context import Principal, Role
+import pytest
+
+from tenants import identity, members, passwords, system
+from tenants.context import ActorKind, Principal, Role
 from tenants.errors import Conflict, InvalidInput, InvalidState, NotFound
 from tests.support.installations import Installation
 
@@ -44,22 +45,24 @@ def test_a_person_is_one_in_all_tenants_and_keeps_the_password(
     [(kept,)] = installation.rows("SELECT password_hash FROM users WHERE id = %s", str(user))
     assert passwords.verify(kept, PASSWORD)
     for principal in (tenant, other_tenant):
-        installation.write(principal, identity.join, user, Role.MEMBER)
+        installation.write(principal, members.join, user, Role.MEMBER)
     assert len(installation.rows("SELECT 1 FROM memberships WHERE user_id = %s", str(user))) == 2
 
 
-def test_the_last_owner_stays(installation: Installation, tenant: Principal, session: Session) -> None:
+def test_the_last_owner_stays(installation: Installation, tenant: Principal) -> None:
+    operator = replace(tenant, kind=ActorKind.OPERATOR)
     owner = system.enroll(installation.settings, "first@example.org", None)
     second = system.enroll(installation.settings, "second@example.org", None)
-    identity.join(session, owner, Role.OWNER)
-    identity.join(session, second, Role.ADMIN)
-    for attempt in (lambda: identity.leave(session, owner), lambda: identity.join(session, owner, Role.MEMBER)):
-        with pytest.raises(InvalidState):
-            attempt()
-    identity.join(session, second, Role.OWNER)
-    identity.leave(session, owner)
+    installation.write(operator, members.join, owner, Role.OWNER)
+    installation.write(operator, members.join, second, Role.ADMIN)
+    with pytest.raises(InvalidState):
+        installation.write(operator, members.remove, owner, [])
+    with pytest.raises(InvalidState):
+        installation.write(operator, members.join, owner, Role.MEMBER)
+    installation.write(operator, members.join, second, Role.OWNER)
+    installation.write(operator, members.remove, owner, [])
     with pytest.raises(NotFound):
-        identity.leave(session, owner)
+        installation.write(operator, members.remove, owner, [])
 
 
 @pytest.mark.parametrize("slug", ["", "Upper", "1st", "_reserved", "a b", "a" * 64, "a/b", "\u00e9t\u00e9"])

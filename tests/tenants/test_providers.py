@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -9,18 +10,18 @@ from uuid import UUID
 import pytest
 from pydantic import SecretStr
 
-from tenants import credentials, identities, identity, ids, logins, providers, system
+from tenants import credentials, db, identities, ids, invitations, logins, members, providers, system
 from tenants.context import Principal, Role
 from tenants.errors import Conflict, InvalidInput, InvalidState, NotFound, Unauthenticated
-from tenants.identities import NotVouched, Person
+from tenants.identities import Claims, NotVouched
 from tenants.providers import ProviderRequest
-from tests.support.installations import Installation
+from tests.support.installations import Installation, eventually
 
 CORP = ProviderRequest(
     "corp", "https://login.corp.example", "client", domains=["corp.example"], default_role=Role.MEMBER,
     just_in_time=True, client_secret=SecretStr("a client secret"),
 )  # fmt: skip
-ADA = Person(CORP.issuer, "s-1", "ada@corp.example", email_verified=True)
+ADA = Claims(CORP.issuer, "s-1", "ada@corp.example", email_verified=True)
 
 
 def _put(installation: Installation, tenant: Principal, request: ProviderRequest = CORP) -> None:
@@ -29,7 +30,7 @@ def _put(installation: Installation, tenant: Principal, request: ProviderRequest
 
 def _member(installation: Installation, tenant: Principal, email: str, role: Role) -> UUID:
     user = system.enroll(installation.settings, email, None)
-    installation.write(tenant, identity.join, user, role)
+    installation.write(tenant, members.join, user, role)
     return user
 
 
@@ -151,8 +152,8 @@ def test_where_a_provider_is_required_passwords_are_an_owners_only(
     with pytest.raises(InvalidState):
         installation.write(tenant, providers.require, True)
     _put(installation, tenant)
-    person = Person(CORP.issuer, "s-2", "member@corp.example", email_verified=True)
-    assert installation.write(tenant, identities.admit, "corp", person) == member
+    claims = Claims(CORP.issuer, "s-2", "member@corp.example", email_verified=True)
+    assert installation.write(tenant, identities.admit, "corp", claims) == member
     installation.write(tenant, logins.redeem, auth, member, ids.new(), "corp")
     installation.write(tenant, providers.require, True)
     assert (_ended(installation, tenant, owner), _ended(installation, tenant, member)) == ([False], [True, False])
@@ -172,10 +173,36 @@ def test_a_provider_of_another_tenant_brings_nobody_in(
     with pytest.raises(NotFound):
         installation.write(tenant, identities.admit, "corp", ADA)
     people = installation.rows("SELECT count(*) FROM users")
-    bring = "SELECT bring_in('corp', %s, 'ada@corp.example', %s)"
-    for who, role in ((tenant, "MEMBER"), (other_tenant, "OWNER")):
+    bring = "SELECT bring_in('corp', %s, %s)"
+    for who, email in ((tenant, "ada@corp.example"), (other_tenant, "ada@elsewhere.example")):
         made = installation.write(
-            who, lambda session, role: session.connection().exec_driver_sql(bring, (ids.new(), role)).scalar(), role
+            who, lambda session, email: session.connection().exec_driver_sql(bring, (ids.new(), email)).scalar(), email
         )
         assert made is None
     assert installation.rows("SELECT count(*) FROM users") == people
+
+
+def test_who_becomes_an_owner_while_a_provider_brings_them_in_stays_one(
+    installation: Installation, tenant: Principal
+) -> None:
+    _put(installation, tenant)
+    grace, invitation = Claims(CORP.issuer, "s-3", "grace@corp.example", email_verified=True), ids.new()
+    installation.rows(
+        "INSERT INTO invitations (tenant_id, id, email, role, invited_by, expires_at)"
+        " VALUES (%s, %s, %s, 'OWNER', 'tests', now() + interval '1 h')",
+        str(tenant.tenant), str(invitation), grace.email,
+    )  # fmt: skip
+    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    engine = db.sync_engine(installation.addresses.app, pool_size=1)
+    with db.open_session(engine, tenant) as session, ThreadPoolExecutor(1) as threads:
+        user = invitations.accept(session, invitation, "a hash")
+        coming = threads.submit(installation.write, tenant, identities.admit, "corp", grace)
+        try:
+            eventually(lambda: installation.rows(waits))
+        finally:
+            session.commit()
+        assert coming.result(30) == user
+    engine.dispose()
+    became = "SELECT detail->>'after' FROM audit_entries WHERE tenant_id = %s AND action = 'member.set'"
+    assert installation.rows(became, str(tenant.tenant)) == [("OWNER",)]
+    assert installation.rows("SELECT role FROM memberships WHERE user_id = %s", str(user)) == [("OWNER",)]

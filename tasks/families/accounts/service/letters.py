@@ -44,7 +44,7 @@ def invitation(session: Session, settings: Settings, row: UUID) -> Letter | None
 def reset(session: Session, settings: Settings, row: UUID) -> Letter | None:
     """The mail with the link for a new password; None if nobody has the address, or the link is not good any more."""
     found = _find(session, Kind.RESET, row)
-    if found is None or not found.known:
+    if found is None or found.user is None:
         return None
     link = links.url(settings, Kind.RESET, row)
     return Letter(

@@ -12,7 +12,7 @@ from tasks.engine.runs import TriggerRequest
 from tasks.families.accounts import inputs
 from tenants import ids, invitations, links
 from tenants.context import Role
-from tenants.people import Invitation
+from tenants.models import Invitation
 from tenants.settings import Settings
 
 

@@ -6,8 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from tenants.context import Role
-from tenants.models import Tenant
-from tenants.people import Membership, User
+from tenants.models import Membership, Tenant, User
 
 
 def responsible(session: Session) -> list[str]:

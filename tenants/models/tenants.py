@@ -1,4 +1,4 @@
-"""The ground's tables but for those of people: tenants, plans, keys, credentials, the audit log, refused messages."""
+"""Tenants, plans, keys, credentials, the audit log, refused messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of people: memberships and roles, invitations, links in mails, logins, identity providers."""
+"""Memberships and roles, invitations, links in mails, logins, identity providers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
-    Boolean,
     CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
@@ -21,7 +20,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from tenants.db import Base, TenantRow
-from tenants.models import Key, Moment
+from tenants.models.tenants import Key, Moment
 
 _ROLES = "role IN ('OWNER', 'ADMIN', 'MEMBER', 'VIEWER')"
 _ONE_ROLE = "(role IS NULL) <> (role_id IS NULL)"
@@ -135,11 +134,9 @@ class LoginSession(TenantRow, Base):
 
     id: Mapped[UUID] = mapped_column(Key, primary_key=True)
     user_id: Mapped[UUID] = mapped_column(Key)
-    by_password: Mapped[bool] = mapped_column(Boolean, server_default=text("false"))
-    """Whether the person's own password opened it: nobody else's word lets them into their other tenants."""
     agent: Mapped[str | None] = mapped_column(Text)
     provider: Mapped[str | None] = mapped_column(Text)
-    """The identity provider that vouched for it; None for one opened here."""
+    """The identity provider that vouched for it, to this tenant alone; None where their own password opened it."""
     token_hash: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())
     refreshed_at: Mapped[datetime] = mapped_column(Moment, server_default=func.now())

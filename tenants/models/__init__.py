@@ -1,0 +1,51 @@
+"""The ground's tables: tenants and what is theirs, and people."""
+
+from tenants.models.people import (
+    AccountLink,
+    CustomRole,
+    Identity,
+    IdentityProvider,
+    Invitation,
+    LoginSession,
+    Membership,
+    User,
+)
+from tenants.models.tenants import (
+    ApiKey,
+    AuditEntry,
+    Credential,
+    Key,
+    Moment,
+    Plan,
+    RefusedCount,
+    RefusedMessage,
+    Tenant,
+    TenantFamily,
+    Usage,
+    UsageEntry,
+    Xid8,
+)
+
+__all__ = [
+    "AccountLink",
+    "ApiKey",
+    "AuditEntry",
+    "Credential",
+    "CustomRole",
+    "Identity",
+    "IdentityProvider",
+    "Invitation",
+    "Key",
+    "LoginSession",
+    "Membership",
+    "Moment",
+    "Plan",
+    "RefusedCount",
+    "RefusedMessage",
+    "Tenant",
+    "TenantFamily",
+    "Usage",
+    "UsageEntry",
+    "User",
+    "Xid8",
+]
