@@ -8,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from api import auth, forms, logins
+from api import forms, limits, logins
 from api.answers import Json
 from api.auth import Authenticator
-from api.backoff import BackOff
+from api.limits import Buckets
 from api.proofs import Proofs
 from api.static import ACCOUNT
 from tasks.families.accounts.service import requests
@@ -20,8 +20,10 @@ from tenants.errors import Forbidden, TenantSuspended
 from tenants.links import Kind
 from tenants.settings import Settings
 
-_FREE_BY_PERSON = 3
-_FREE_BY_ADDRESS = 20
+_MAILS_TO_ONE, _MAILS_FOR_ONE = 3, 20
+"""At once: to one e-mail address, and for whoever is at one network address."""
+_MAILS_PER_SECOND = 1 / 60
+"""After that."""
 _WRONG = "You have a password here already, and this is not it."
 _ASKED = "If the address is right, a mail with a link is on its way."
 
@@ -39,8 +41,8 @@ class Accounts:
         self._settings = settings
         self._authenticator = authenticator
         self._proofs = proofs
-        self._asked_for = BackOff(_FREE_BY_PERSON)
-        self._asking = BackOff(_FREE_BY_ADDRESS)
+        self._mails_to: Buckets[str] = Buckets(_MAILS_TO_ONE, _MAILS_PER_SECOND)
+        self._mails_for: Buckets[str] = Buckets(_MAILS_FOR_ONE, _MAILS_PER_SECOND)
 
     def routes(self) -> list[Route]:
         """The routes, each of which answers expected failures in the one form."""
@@ -116,9 +118,7 @@ class Accounts:
 
     def _count(self, request: Request, email: str) -> None:
         """Let nobody have mails sent in masses, to one address or from one."""
-        for back_off, name in ((self._asked_for, email), (self._asking, auth.client_address(request))):
-            back_off.check(name)
-            back_off.fail(name)
+        limits.count(self._mails_to.of(email), self._mails_for.of(limits.address(request.scope)))
 
     def _require_open(self) -> None:
         if not self._settings.auth.sign_up:

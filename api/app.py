@@ -73,10 +73,10 @@ def assemble(current: Settings) -> Starlette:
     bells = Bells(current)
     hub = Hub(current)
     authenticator = Authenticator(current, database, bells.ring)
-    proofs = Proofs()
     client = publish.connect_async(current.redis.api_address, timeout_seconds=current.redis.timeout_seconds)
     stopping = asyncio.Event()
     limits = Limits(current.api, client)
+    proofs = Proofs(limits.failures)
     documents = Documents(current.api)
     view = View(current, authenticator, hub, limits, documents, stopping)
 
@@ -106,7 +106,7 @@ def assemble(current: Settings) -> Starlette:
             Route("/metrics", metrics.Page(partial(authenticator.look_up, quotas.alarms)).show),
             *Logins(current, authenticator, proofs).routes(),
             *Accounts(current, authenticator, proofs).routes(),
-            *Oidc(current, authenticator).routes(),
+            *Oidc(current, authenticator, limits.failures).routes(),
             *_pages(current),
         ],
         middleware=[Middleware(Envelope, settings=current.api, limits=limits), *_cors(current)],

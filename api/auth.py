@@ -1,4 +1,4 @@
-"""Credentials: the only place that makes a caller out of one, and that notices when one ends."""
+"""Access tokens and API keys: the only place that makes a caller out of one, and that notices when one ends."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _LONGEST: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
-    """A credential that has been verified, and whom it speaks for.
+class Verified:
+    """What an access token or an API key stands for, once it has been verified.
 
     Args:
         principal: the caller.
@@ -67,13 +67,13 @@ class Authenticator:
         self._settings = settings
         self._database = database
         self._after_commit = after_commit
-        self._known: OrderedDict[bytes, tuple[float, Credential]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[float, Verified]] = OrderedDict()
         self._watches: dict[bytes, tuple[asyncio.Task[str], int]] = {}
         self._notes: set[asyncio.Task[None]] = set()
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
 
-    async def verify(self, text: str, address: str) -> Credential:
-        """Whom a credential speaks for.
+    async def verify(self, text: str, address: str) -> Verified:
+        """Whom an access token or an API key speaks for.
 
         What is refused is told in the audit log where its tenant is known: what was ours and has ended, or comes from
         where it must not.
@@ -87,16 +87,27 @@ class Authenticator:
             Unavailable: the database can't be asked.
         """
         try:
-            credential = await self._current(text)
-            if credential.ranges is not None and not addresses.within(address, credential.ranges):
-                raise _Refused(credential.principal, "address", shown="invalid")
-        except _Refused as refusal:
-            self.tell_refusal(refusal.principal, "authentication.refuse", reason=refusal.why, address=address)
+            verified = await self._current(text)
+            if verified.ranges is not None and not addresses.within(address, verified.ranges):
+                raise _CallerRefused(verified.principal, "address", shown="invalid")
+        except _CallerRefused as refusal:
+            self.refuse(refusal.principal, refusal.why, address)
             raise
         except Unauthenticated as refusal:
-            metrics.CREDENTIALS.labels(refusal.reason).inc()
+            metrics.AUTHENTICATIONS_REFUSED.labels(refusal.reason).inc()
             raise
-        return credential
+        return verified
+
+    def refuse(self, principal: Principal, why: str, address: str) -> None:
+        """Count what somebody has been refused who held a token or a key of ours, and have the audit log tell it.
+
+        Args:
+            principal: whom it spoke for.
+            why: what was wrong with it.
+            address: where it came from.
+        """
+        metrics.AUTHENTICATIONS_REFUSED.labels(why).inc()
+        self.tell_refusal(principal, "authentication.refuse", reason=why, address=address)
 
     def tell_refusal(self, principal: Principal, action: audit.Action, **detail: str) -> None:
         """Have the audit log tell what was refused, beside the request; once a minute of each actor at most.
@@ -105,7 +116,6 @@ class Authenticator:
             principal: who was refused, in the tenant whose log it is.
             action, detail: as `audit.record`.
         """
-        metrics.CREDENTIALS.labels(detail["reason"]).inc()
         now, what = time.monotonic(), (action, principal.actor)
         if self._told.get(what, -math.inf) > now - _TOLD_SECONDS:
             return
@@ -115,21 +125,21 @@ class Authenticator:
             self._told.popitem(last=False)
         self._beside(self.scope(principal).write(audit.record, action, principal.actor, **detail))
 
-    async def _current(self, text: str) -> Credential:
+    async def _current(self, text: str) -> Verified:
         digest = _digest(text)
         known = self._known.get(digest)
         if known is None or known[0] <= time.monotonic():
             try:
-                credential = await self._read(text)
+                verified = await self._read(text)
             except Unauthenticated:
                 self._known.pop(digest, None)
                 raise
-            self._remember(digest, credential)
+            self._remember(digest, verified)
         else:
-            credential = known[1]
-        if credential.expires is not None and credential.expires <= time.time():
-            raise _Refused(credential.principal, "expired")
-        return credential
+            verified = known[1]
+        if verified.expires is not None and verified.expires <= time.time():
+            raise _CallerRefused(verified.principal, "expired")
+        return verified
 
     def scope(self, principal: Principal) -> Scope:
         """A caller's way to data."""
@@ -161,9 +171,9 @@ class Authenticator:
         return result
 
     async def watch(self, text: str) -> str:
-        """Wait until the credential ends, however long that takes; the reason, `revoked` or `expired`.
+        """Wait until a token or a key ends, however long that takes; the reason, `revoked` or `expired`.
 
-        All who wait for the same credential share one look at it a second.
+        All who wait for the same share one look at it a second.
         """
         digest = _digest(text)
         task, waiting = self._watches.get(digest) or (asyncio.create_task(self._watch(text)), 0)
@@ -187,27 +197,27 @@ class Authenticator:
     async def _watch(self, text: str) -> str:
         while True:
             try:
-                credential = await self._current(text)
+                verified = await self._current(text)
             except Unauthenticated as error:
                 return "expired" if error.reason == "expired" else "revoked"
             except Unavailable:
                 pass  # What can't be asked stands: there is nothing new to deliver either.
             except Exception:
-                log.exception("credential_not_watched")
+                log.exception("authentication_not_watched")
             else:
-                if credential.expires is not None:
-                    await asyncio.sleep(min(_WATCH_SECONDS, max(0.0, credential.expires - time.time())))
+                if verified.expires is not None:
+                    await asyncio.sleep(min(_WATCH_SECONDS, max(0.0, verified.expires - time.time())))
                     continue
             await asyncio.sleep(_WATCH_SECONDS)
 
-    async def _read(self, text: str) -> Credential:
+    async def _read(self, text: str) -> Verified:
         if len(text) > _LONGEST:
             raise Unauthenticated(reason="invalid")
         if text.startswith(keys.PREFIX):
             return await self._read_key(text)
         return await self._read_token(text)
 
-    async def _read_key(self, secret: str) -> Credential:
+    async def _read_key(self, secret: str) -> Verified:
         if not keys.check_form(secret):
             raise Unauthenticated(reason="invalid")
         found = await self.look_up(keys.find, self._settings.auth, secret)
@@ -226,17 +236,17 @@ class Authenticator:
         if found.outdated:
             self._beside(self.scope(principal).write(keys.store_anew, self._settings.auth, found.key, secret))
         expires = found.expires_at.timestamp() if found.expires_at else None
-        return Credential(principal, found.suspended, expires, found.address_ranges)
+        return Verified(principal, found.suspended, expires, found.address_ranges)
 
-    async def _read_token(self, text: str) -> Credential:
+    async def _read_token(self, text: str) -> Verified:
         try:
             token = signing.read_access(self._settings.auth, text)
         except signing.Expired as over:
-            raise _Refused(_somebody(over.token), over.reason) from None
+            raise _CallerRefused(_somebody(over.token), over.reason) from None
         try:
             found = await self.look_up(logins.find_session, token.tenant, token.session)
         except Unauthenticated as refusal:
-            raise _Refused(_somebody(token), refusal.reason) from None
+            raise _CallerRefused(_somebody(token), refusal.reason) from None
         principal = Principal(
             tenant=token.tenant,
             kind=ActorKind.USER,
@@ -249,10 +259,10 @@ class Authenticator:
             login=token.session,
         )
         _refuse_ended(principal, found.revoked_at, found.expires_at)
-        return Credential(principal, found.suspended, token.expires)
+        return Verified(principal, found.suspended, token.expires)
 
-    def _remember(self, digest: bytes, credential: Credential) -> None:
-        self._known[digest] = time.monotonic() + self._settings.auth.cache_seconds, credential
+    def _remember(self, digest: bytes, verified: Verified) -> None:
+        self._known[digest] = time.monotonic() + self._settings.auth.cache_seconds, verified
         self._known.move_to_end(digest)
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
@@ -267,11 +277,11 @@ class Authenticator:
         try:
             await note
         except Exception as error:  # The request it belongs to is served all the same.
-            log.warning("credential_not_noted", error=type(error).__name__)
+            log.warning("authentication_not_noted", error=type(error).__name__)
 
 
-class _Refused(Unauthenticated):
-    """A credential of ours that is good no more, or not from there.
+class _CallerRefused(Unauthenticated):
+    """A token or a key of ours that is good no more, or not from there.
 
     Args:
         principal: whom it spoke for.
@@ -291,7 +301,7 @@ def client_address(connection: HTTPConnection) -> str:
 
 
 def bearer(authorization: str | None) -> str | None:
-    """The credential in an `Authorization` header; None where there is no header.
+    """The token or key in an `Authorization` header; None where there is no header.
 
     Raises:
         Unauthenticated: the header is of another kind.
@@ -316,9 +326,9 @@ def _somebody(token: signing.AccessToken) -> Principal:
 
 def _refuse_ended(principal: Principal, revoked_at: datetime | None, expires_at: datetime | None) -> None:
     if revoked_at is not None:
-        raise _Refused(principal, "revoked")
+        raise _CallerRefused(principal, "revoked")
     if expires_at is not None and expires_at <= datetime.now(UTC):
-        raise _Refused(principal, "expired")
+        raise _CallerRefused(principal, "expired")
 
 
 def _digest(text: str) -> bytes:

@@ -39,7 +39,7 @@ class BackOff:
         """
         wait = self._wait(name)
         if wait > 0:
-            raise RateLimited("Too many attempts: wait a moment.", retry_after_seconds=round(wait, 1))
+            raise RateLimited("Too many attempts: wait a moment.", retry_after_seconds=wait)
 
     def fail(self, name: str) -> None:
         """Note a failure."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from typing import Any, NoReturn, cast
-from uuid import UUID
 
 import orjson
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
@@ -26,7 +25,7 @@ from api.auth import Authenticator
 from api.documents import Documents
 from api.limits import Limits
 from api.middleware import request_id
-from api.sockets import Places, Socket, SocketHandler
+from api.sockets import Socket, SocketHandler
 from api.static import GRAPHIQL
 from schema import guards, root
 from schema.context import Context
@@ -56,7 +55,7 @@ class View(GraphQL[Context, None]):
 
     Args:
         settings: of this installation.
-        authenticator: verifies credentials.
+        authenticator: verifies tokens and keys.
         hub: the live updates of this process.
         limits: what callers may use up.
         documents: what clients may ask for by its hash.
@@ -86,11 +85,9 @@ class View(GraphQL[Context, None]):
         )
         self.settings = settings
         self.authenticator = authenticator
+        self.limits = limits
         self._hub = hub
-        self._limits = limits
         self._documents = documents
-        self.strangers: Places[str] = Places(settings.api.sockets_per_address)
-        self.members: Places[UUID] = Places(settings.api.sockets_per_tenant)
         self._stopping = stopping
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -107,9 +104,8 @@ class View(GraphQL[Context, None]):
         await response(scope, receive, send)
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
-        """The request's context. A refused credential is told where a field needs one; on a socket, at its start."""
-        stranger = self._limits.strangers.of(limits.address(request.scope))
-        context = Context(request_id(request.scope), self.settings, self._hub, stranger)
+        """The request's context. A refused token or key is told where a field needs one; on a socket, at its start."""
+        context = Context(request_id(request.scope), self.settings, self._hub)
         if isinstance(request, WebSocket):
             return context
         try:
@@ -119,19 +115,21 @@ class View(GraphQL[Context, None]):
                 context.end = lambda: self._end(text)
         except Unauthenticated as refusal:
             context.refusal = refusal
+        if context.scope is None:
+            context.budget = self.limits.strangers.of(limits.address(request.scope))
         return context
 
     async def admit(self, context: Context, text: str, connection: HTTPConnection) -> None:
-        """Let the caller in whom a credential speaks for, from where it comes.
+        """Let the caller in whom a token or a key speaks for, from where it comes.
 
         Raises:
             Unauthenticated, Unavailable: as `Authenticator.verify`.
             RateLimited: the caller sends too many requests.
         """
-        credential = await self.authenticator.verify(text, auth.client_address(connection))
-        context.budget = self._limits.admit(credential.principal)
-        context.scope = self.authenticator.scope(credential.principal)
-        context.suspended = credential.suspended
+        verified = await self.authenticator.verify(text, auth.client_address(connection))
+        context.budget = self.limits.admit(verified.principal)
+        context.scope = self.authenticator.scope(verified.principal)
+        context.suspended = verified.suspended
 
     def should_render_graphql_ide(self, request: BaseRequestProtocol) -> bool:
         return "extensions" not in request.query_params and super().should_render_graphql_ide(request)
@@ -234,16 +232,15 @@ class View(GraphQL[Context, None]):
         if GRAPHQL_TRANSPORT_WS_PROTOCOL not in scope["subprotocols"]:
             await socket.close()  # Before it was accepted: the handshake is answered with 403.
             return
-        leave = self.strangers.take(limits.address(scope))
-        if leave is None:
+        if not self.limits.sockets_by_address.take(socket, limits.address(scope)):
             refusal = RateLimited("Too many sockets: wait a moment.", retry_after_seconds=_INIT_SECONDS)
             await socket.send_denial_response(answers.refusal(refusal))
             return
-        scope["introduced"] = leave
         try:
             await self.run(socket)
         finally:
-            leave()
+            self.limits.sockets_by_address.leave(socket)
+            self.limits.sockets_by_tenant.leave(socket)
 
     async def _end(self, text: str) -> NoReturn:
         """Wait until a stream over HTTP must end."""
@@ -252,7 +249,7 @@ class View(GraphQL[Context, None]):
         try:
             await asyncio.wait({watch, stop}, return_when=asyncio.FIRST_COMPLETED)
             if watch.done():
-                raise Unauthenticated("The credential has ended.", reason=watch.result())
+                raise Unauthenticated("Your login or API key has ended.", reason=watch.result())
             raise Unavailable("This server is stopping: connect again.")
         finally:
             watch.cancel()

@@ -157,21 +157,20 @@ def _ring(name: str) -> Callable[[Path], str]:
     return lambda folder: json.dumps({"k1": state.secret(folder, name)})
 
 
-_VAULT = {"TENANTRY_AUTH__CREDENTIAL_KEYS": _ring("credential_key")}
+_CREDENTIALS = {"TENANTRY_AUTH__CREDENTIAL_KEYS": _ring("credential_key")}
 _GRANTS = {"TENANTRY_ENGINE__GRANT_KEYS": _ring("grant_key")}
 _LINKS = {"TENANTRY_AUTH__LINK_KEYS": _ring("link_key")}
-_CREDENTIALS: dict[str, Callable[[Path], str]] = {
-    **_VAULT,
+_AUTHENTICATION: dict[str, Callable[[Path], str]] = {
     "TENANTRY_AUTH__TOKEN_KEYS": _ring("token_key"),
     "TENANTRY_AUTH__KEY_PEPPER": lambda folder: state.secret(folder, "key_pepper"),
 }
 _SECRETS: dict[Part, dict[str, Callable[[Path], str]]] = {
     "migrate": {},
-    "api": {**_CREDENTIALS, **_LINKS},
-    "worker": {**_VAULT, **_GRANTS, **_LINKS},
-    "operator": {**_VAULT, **_GRANTS, **_LINKS},
+    "api": {**_AUTHENTICATION, **_CREDENTIALS, **_LINKS},
+    "worker": {**_CREDENTIALS, **_GRANTS, **_LINKS},
+    "operator": {**_CREDENTIALS, **_GRANTS, **_LINKS},
     "beat": _GRANTS,
-    "command": {**_CREDENTIALS, **_LINKS, **_GRANTS},
+    "command": {**_AUTHENTICATION, **_CREDENTIALS, **_LINKS, **_GRANTS},
 }
 _REACH: dict[Part, tuple[str, ...]] = {
     "migrate": ("DATABASE_OWNER_URL",),

@@ -20,12 +20,14 @@ from urllib.parse import quote_plus
 import httpx2
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import Key, KeySet, import_key
 
 from tasks.gateways.outside import Guarded
-from tenants.identities import Claims
+from tenants.identities import Claims, NotVouched
 from tenants.providers import Client
 from tenants.settings import Settings
 
@@ -46,18 +48,6 @@ _LONGEST_SUBJECT = 255
 _MOST_GROUPS = 1000
 _SHORTEST_MODULUS = 342
 """Of an RSA key, in characters: 2,048 bits."""
-
-
-class NotVouched(Exception):
-    """The provider did not vouch for anybody in a way that can be believed.
-
-    Args:
-        reason: a word or two for the audit log.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +93,32 @@ class Issuers:
             NotVouched: it can't be reached, or calls itself something else.
         """
         return (await self._meet(issuer)).description
+
+    async def authorize(self, client: Client, *, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
+        """Where the browser is sent for a login.
+
+        Args:
+            redirect_uri: where the provider is to send it back to.
+            state: what it is to bring back.
+            nonce: what the ID token is to name.
+            verifier: of the challenge that the login begins with (PKCE).
+
+        Raises:
+            NotVouched: as `describe`.
+        """
+        described = await self.describe(client.issuer)
+        location: str = prepare_grant_uri(
+            described.authorization,
+            client.client_id,
+            "code",
+            redirect_uri,
+            client.scopes,
+            state,
+            nonce=nonce,
+            code_challenge=create_s256_code_challenge(verifier),
+            code_challenge_method="S256",
+        )
+        return location
 
     async def ask(self, client: Client, code: str, *, redirect_uri: str, verifier: str, nonce: str) -> Claims:
         """Whom the provider vouches for by this code.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
 from functools import lru_cache
 from ipaddress import IPv6Network
@@ -15,7 +14,9 @@ import redis
 import redis.asyncio
 import structlog
 from starlette.types import Scope
+from starlette.websockets import WebSocket
 
+from api.backoff import BackOff
 from tenants import names
 from tenants.buckets import Bucket
 from tenants.context import Principal
@@ -29,6 +30,8 @@ _BURST_SECONDS: Final = 10.0
 """A limit of so many a second lets through at once what it lets through in this time."""
 OPEN: Final = ("/health/", "/metrics")
 """Where whoever watches over the process asks, as often as they like."""
+_FREE_FAILURES: Final = 100
+"""Many people can share an address."""
 _REMEMBERED: Final = 20_000
 _AGREE_SECONDS: Final = 1.0
 _AGREE: Final = """
@@ -125,8 +128,37 @@ class Budgets(Buckets[tuple[UUID, str]]):
         return True
 
 
+class Places(Generic[K]):
+    """How many sockets each of many has open, and may have.
+
+    Args:
+        most: how many one may have.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: dict[WebSocket, K] = {}
+        self._taken: Counter[K] = Counter()
+
+    def take(self, socket: WebSocket, key: K) -> bool:
+        """Take a place for a socket; whether one was free."""
+        if self._taken[key] >= self._most:
+            return False
+        self._taken[key] += 1
+        self._held[socket] = key
+        return True
+
+    def leave(self, socket: WebSocket) -> None:
+        """Give back the socket's place, where it has one."""
+        key = self._held.pop(socket, None)
+        if key is not None:
+            self._taken[key] -= 1
+            if not self._taken[key]:
+                del self._taken[key]
+
+
 class Limits:
-    """All limits of requests.
+    """All limits of requests and sockets.
 
     Args:
         settings: of this installation.
@@ -136,11 +168,16 @@ class Limits:
     def __init__(self, settings: Api, client: redis.asyncio.Redis) -> None:
         budget = settings.budget_points, settings.budget_points_per_second
         self.strangers: Buckets[str] = Buckets(*budget)
-        """What those without a credential may spend, by address."""
+        """What those may spend whom nobody knows, by address."""
         self._points = Budgets("points", *budget, client)
         self._requests = Budgets("requests", *_burst(settings.caller_requests_per_second), client)
         self._addresses: Buckets[str] = Buckets(*_burst(settings.address_requests_per_second))
         self._logins: Buckets[str] = Buckets(*_burst(settings.address_logins_per_second))
+        self.failures = BackOff(_FREE_FAILURES)
+        """Of whoever is at an address, and fails to prove who they are: by a password, or through a provider."""
+        self.sockets_by_address: Places[str] = Places(settings.sockets_per_address)
+        """Of those that have not said yet whose they are."""
+        self.sockets_by_tenant: Places[UUID] = Places(settings.sockets_per_tenant)
 
     def admit(self, principal: Principal) -> Bucket:
         """Count a caller's request, and return the budget it is paid from.
@@ -148,7 +185,7 @@ class Limits:
         Raises:
             RateLimited: there were too many.
         """
-        _take(self._requests.caller(principal))
+        count(self._requests.caller(principal))
         return self._points.caller(principal)
 
     def meet(self, scope: Scope) -> None:
@@ -159,13 +196,25 @@ class Limits:
         """
         path: str = scope["path"]
         if path.startswith("/auth/"):
-            _take(self._logins.of(address(scope)))
+            count(self._logins.of(address(scope)))
         elif not path.startswith(OPEN):
-            _take(self._addresses.of(address(scope)))
+            count(self._addresses.of(address(scope)))
 
     async def close(self) -> None:
         """Tell what has not been told."""
         await asyncio.gather(self._points.close(), self._requests.close())
+
+
+def count(*buckets: Bucket) -> None:
+    """Count one request in all of these, or in none.
+
+    Raises:
+        RateLimited: there were too many.
+    """
+    if wait := max(bucket.wait(1) for bucket in buckets):
+        raise RateLimited("Too many requests: wait a moment.", retry_after_seconds=wait)
+    for bucket in buckets:
+        bucket.pour(1)
 
 
 def address(scope: Scope) -> str:
@@ -184,8 +233,3 @@ def _network(host: str) -> str:
 
 def _burst(rate: float) -> tuple[float, float]:
     return rate * _BURST_SECONDS, rate
-
-
-def _take(bucket: Bucket) -> None:
-    if wait := bucket.take(1):
-        raise RateLimited("Too many requests: wait a moment.", retry_after_seconds=math.ceil(wait * 10) / 10)

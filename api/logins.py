@@ -76,10 +76,7 @@ class Logins:
         scope = self._authenticator.member(token.tenant, ids.show("ses", token.session))
         tokens = await scope.write(logins.refresh, self._auth, token)
         if tokens is None:
-            address = auth.client_address(request)
-            self._authenticator.tell_refusal(
-                scope.principal, "authentication.refuse", reason="revoked", address=address
-            )
+            self._authenticator.refuse(scope.principal, "revoked", auth.client_address(request))
             raise Unauthenticated("The login has ended: log in again.", reason="revoked")
         return forms.show(tokens)
 
@@ -163,5 +160,5 @@ async def enter(authenticator: Authenticator, settings: Auth, request: Request, 
     except Unauthenticated as refusal:
         metrics.LOGINS.labels("refused").inc()
         address = auth.client_address(request)
-        authenticator.tell_refusal(scope.principal, "login.refuse", why=refusal.reason, address=address)
+        authenticator.tell_refusal(scope.principal, "login.refuse", reason=refusal.reason, address=address)
         raise

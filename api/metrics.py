@@ -23,7 +23,7 @@ SECONDS = Histogram(
 SOCKETS = Gauge("tenantry_graphql_sockets", "Open WebSockets.")
 LOGINS = Counter("tenantry_logins_total", "Attempts to log in.", ["outcome"])
 ALARMS = Gauge("tenantry_quota_alarms", "Tenants that have used 80 % of a quota this month.", ["quota"])
-CREDENTIALS = Counter("tenantry_credentials_refused_total", "Access tokens, API keys and logins refused.", ["reason"])
+AUTHENTICATIONS_REFUSED = Counter("tenantry_authentications_refused_total", "Tokens and API keys refused.", ["reason"])
 
 _requests = cache(REQUESTS.labels)
 _seconds = cache(SECONDS.labels)

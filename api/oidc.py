@@ -17,20 +17,19 @@ from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
 import structlog
-from authlib.common.urls import add_params_to_uri
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from api import auth, forms, metrics
+from api import forms, limits, metrics
 from api.auth import Authenticator
 from api.backoff import BackOff
-from api.issuers import Issuers, NotVouched
+from api.issuers import Issuers
 from tenants import encryption, identities, ids, logins, providers
 from tenants.context import Scope
-from tenants.errors import InvalidInput, Issue, Misconfigured, NotFound, Unauthenticated, Unavailable
-from tenants.identities import Claims, Refused
-from tenants.providers import Client
+from tenants.errors import InvalidInput, Issue, Misconfigured, Unauthenticated, Unavailable
+from tenants.identities import Claims, NotVouched
+from tenants.providers import Client, NoProvider
 from tenants.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -45,7 +44,7 @@ _PAGE = re.compile(r"[\x21\x22\x24-\x5b\x5d-\x7e]+")
 """Neither a fragment nor a backslash, which browsers take for a slash."""
 _LONGEST_CODE = 2048
 _LONGEST_RETURN = 1000
-_FREE_BY_ADDRESS = 100
+_FREE_BY_PROVIDER = 10
 _REFUSED = "The login was refused: begin again."
 
 
@@ -55,13 +54,16 @@ class Oidc:
     Args:
         settings: of this installation.
         authenticator: the way to the database before a caller is known.
+        failures: by address, of all who fail to prove who they are.
     """
 
-    def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
+    def __init__(self, settings: Settings, authenticator: Authenticator, failures: BackOff) -> None:
         self._settings = settings
         self._authenticator = authenticator
         self._issuers = Issuers(settings)
-        self._addresses = BackOff(_FREE_BY_ADDRESS)
+        self._failures = failures
+        self._unusable = BackOff(_FREE_BY_PROVIDER)
+        """By issuer: whoever asks, a provider that fails is asked less and less."""
 
     def routes(self) -> list[Route]:
         """The routes."""
@@ -81,17 +83,20 @@ class Oidc:
         if not _CHALLENGE.fullmatch(challenge):
             message = "must be the SHA-256 of a verifier, in URL-safe base64 without padding"
             raise InvalidInput(issues=[Issue(("challenge",), message)])
-        address = auth.client_address(request)
-        self._addresses.check(address)
+        self._failures.check(limits.address(request.scope))
         client, _ = await self._client(request)
-        try:
-            described = await self._issuers.describe(client.issuer)
-        except NotVouched as error:
-            self._addresses.fail(address)
-            log.warning("provider_unusable", issuer=client.issuer, reason=error.reason)
-            raise Unavailable("The identity provider can't be asked now.", retry_after_seconds=10) from None
+        self._unusable.check(client.issuer)
         place = _place(request)
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
+        try:
+            location = await self._issuers.authorize(
+                client, redirect_uri=self._callback(place), state=state, nonce=nonce, verifier=verifier
+            )
+        except NotVouched as error:
+            self._unusable.fail(client.issuer)
+            log.warning("provider_unusable", issuer=client.issuer, reason=error.reason)
+            raise Unavailable("The identity provider can't be asked now.", retry_after_seconds=10) from None
+        self._unusable.forgive(client.issuer)
         kept = {
             "place": place,
             "state": state,
@@ -100,19 +105,6 @@ class Oidc:
             "challenge": challenge,
             "return_to": return_to,
         }
-        location = add_params_to_uri(
-            described.authorization,
-            [
-                ("response_type", "code"),
-                ("client_id", client.client_id),
-                ("redirect_uri", self._callback(place)),
-                ("scope", " ".join(client.scopes)),
-                ("state", state),
-                ("nonce", nonce),
-                ("code_challenge", _digest(verifier)),
-                ("code_challenge_method", "S256"),
-            ],
-        )
         answer = RedirectResponse(location, 303)
         answer.set_cookie(
             _cookie(state),
@@ -125,22 +117,22 @@ class Oidc:
     async def come_back(self, request: Request) -> Response:
         """Take the browser back from the provider, and send it on with a code of ours, or with a word of refusal."""
         place = _place(request)
-        address = auth.client_address(request)
-        self._addresses.check(address)
+        address = limits.address(request.scope)
+        self._failures.check(address)
         state = request.query_params.get("state", "")
         kept = encryption.unwrap(self._settings.auth.token_keys, _STATE, request.cookies.get(_cookie(state), ""))
         if kept is None or kept["place"] != place or not hmac.compare_digest(kept["state"].encode(), state.encode()):
             # Of nobody's doing here, so that there is nothing to tell a tenant's audit log.
-            self._addresses.fail(address)
+            self._failures.fail(address)
             raise Unauthenticated(_REFUSED, reason="invalid")
         client, scope = await self._client(request)
         claims: Claims | None = None
         try:
             claims = await self._ask(request, client, kept)
             user = await scope.write(identities.admit, client.name, claims)
-        except (NotVouched, Refused) as error:
+        except NotVouched as error:
             metrics.LOGINS.labels("refused").inc()
-            self._addresses.fail(address)
+            self._failures.fail(address)
             log.info("login_refused", provider=client.name, reason=error.reason)
             await scope.write(identities.refuse, client.name, error.reason, claims)
             outcome = {"error": "access_denied"}
@@ -170,7 +162,7 @@ class Oidc:
     async def _client(self, request: Request) -> tuple[Client, Scope]:
         slug, name = request.path_params["tenant"], request.path_params["provider"]
         if "\0" in slug + name:
-            raise NotFound("There is no such identity provider.")
+            raise NoProvider
         tenant = await self._authenticator.look_up(providers.find, slug, name)
         scope = self._authenticator.provider(tenant, name)
         try:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from api import auth
+from api import limits
 from api.backoff import BackOff
 from tenants import passwords
 from tenants.errors import Unauthenticated, Unavailable
@@ -18,16 +18,18 @@ T = TypeVar("T")
 _HASHERS = 2
 _MOST_WAITING = 32
 _FREE_BY_PERSON = 10
-_FREE_BY_ADDRESS = 100
-"""Many people can share an address."""
 
 
 class Proofs:
-    """Whether people are who they say: by their password, which is the same in all of their tenants."""
+    """Whether people are who they say: by their password, which is the same in all of their tenants.
 
-    def __init__(self) -> None:
+    Args:
+        failures: by address, of all who fail to prove who they are.
+    """
+
+    def __init__(self, failures: BackOff) -> None:
         self._people = BackOff(_FREE_BY_PERSON)
-        self._addresses = BackOff(_FREE_BY_ADDRESS)
+        self._failures = failures
         self._hashers = ThreadPoolExecutor(_HASHERS, thread_name_prefix="passwords")
         self._waiting = 0
 
@@ -40,7 +42,7 @@ class Proofs:
             RateLimited: who goes by it, or whoever is at the caller's address, has failed too often to try now.
         """
         self._people.check(email)
-        self._addresses.check(auth.client_address(request))
+        self._failures.check(limits.address(request.scope))
 
     async def require(
         self, request: Request, email: str, password_hash: str | None, password: str, refusal: str
@@ -56,7 +58,7 @@ class Proofs:
         """
         if not await self._run(passwords.verify, password_hash, password):
             self._people.fail(email)
-            self._addresses.fail(auth.client_address(request))
+            self._failures.fail(limits.address(request.scope))
             raise Unauthenticated(refusal, reason="invalid")
         self._people.forgive(email)
 

@@ -6,9 +6,8 @@ Source: the protocol's own description, https://github.com/enisdenjo/graphql-ws/
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Hashable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.websockets import WebSocketState
 from strawberry.asgi import ASGIWebSocketAdapter
@@ -30,35 +29,7 @@ if TYPE_CHECKING:
     from api.graphql import View
 
 _REVOKED, _EXPIRED, _AGAIN, _TOO_BIG, _IDLE = 4401, 4403, 1013, 1009, 1000
-K = TypeVar("K", bound=Hashable)
 _LONGEST_ID = 200
-
-
-class Places(Generic[K]):
-    """How many sockets each of many has open, and may have.
-
-    Args:
-        most: how many one may have.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken: Counter[K] = Counter()
-
-    def take(self, key: K) -> Callable[[], None] | None:
-        """Take a place; what gives it back, once. None: all are taken."""
-        if self._taken[key] >= self._most:
-            return None
-        self._taken[key] += 1
-        held = [key]
-
-        def leave() -> None:
-            if held:
-                self._taken[held.pop()] -= 1
-                if not self._taken[key]:
-                    del self._taken[key]
-
-        return leave
 
 
 class Socket(ASGIWebSocketAdapter):
@@ -93,11 +64,10 @@ class Socket(ASGIWebSocketAdapter):
 
 
 class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
-    """The protocol, with every frame checked, and with the credential checked for as long as the socket lives."""
+    """The protocol, with every frame checked, and with the token or key checked for as long as the socket lives."""
 
     _text = ""
     _watch: asyncio.Task[None] | None = None
-    _leave: Callable[[], None] | None = None
     _used = 0.0
     """When something last ran here, by the loop's clock."""
     _idle: asyncio.TimerHandle | None = None
@@ -115,7 +85,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_message(message)
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
-        """Start an operation for whom the credential speaks now, which may be less than when the socket was opened."""
+        """Start an operation for whom the token speaks now, which may be less than when the socket was opened."""
         if self.connection_acknowledged:
             self._used = asyncio.get_running_loop().time()
             try:
@@ -131,12 +101,12 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_subscribe(message)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
-        """Let the caller in, or close with 4401 for a credential that will not do and 4403 for one that has expired."""
+        """Let the caller in, or close with 4401 for a token that will not do and 4403 for one that has expired."""
         if self.connection_init_received:
             await super().handle_connection_init(message)
             return
         try:
-            self._text = self._credential(message.get("payload") or {})
+            self._text = self._bearer(message.get("payload") or {})
             await self._admit()
         except Unauthenticated as refusal:
             await self._close(refusal.reason)
@@ -149,12 +119,10 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             return
         await super().handle_connection_init(message)
         self._wait_for_use()
-        self._watch = asyncio.create_task(self._end_with_credential())
+        self._watch = asyncio.create_task(self._end_with_caller())
 
     async def shutdown(self) -> None:
         """End what runs for this socket."""
-        if self._leave is not None:
-            self._leave()
         if self._idle is not None:
             self._idle.cancel()
         if self._watch is not None:
@@ -165,7 +133,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
     async def _admit(self) -> None:
         await cast("View", self.view).admit(self.context, self._text, cast("Socket", self.websocket).ws)
 
-    def _credential(self, payload: dict[str, object]) -> str:
+    def _bearer(self, payload: dict[str, object]) -> str:
         given = {name.lower(): value for name, value in payload.items()}.get("authorization")
         if given is None:
             given = cast("Socket", self.websocket).ws.headers.get("authorization")
@@ -182,10 +150,11 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
 
     def _take_place(self) -> bool:
         """Take one of the tenant's places instead of one of the address's."""
-        self._leave = cast("View", self.view).members.take(self.context.caller.tenant)
-        if self._leave is not None:
-            cast("Socket", self.websocket).ws.scope["introduced"]()
-        return self._leave is not None
+        limits, socket = cast("View", self.view).limits, cast("Socket", self.websocket).ws
+        taken = limits.sockets_by_tenant.take(socket, self.context.caller.tenant)
+        if taken:
+            limits.sockets_by_address.leave(socket)
+        return taken
 
     def _wait_for_use(self) -> None:
         """Close the socket once nothing has run on it for a while; ping and pong are no use."""
@@ -209,7 +178,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             raise InvalidInput(refusal)
         payload["query"] = query
 
-    async def _end_with_credential(self) -> None:
+    async def _end_with_caller(self) -> None:
         await self._close(await cast("View", self.view).authenticator.watch(self._text))
 
     async def _close(self, reason: str) -> None:

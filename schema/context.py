@@ -28,17 +28,18 @@ class Context:
     Args:
         request_id: names the request in logs and in masked errors.
         settings: of this installation.
-        scope: the caller's way to data; None for a caller without a credential.
+        scope: the caller's way to data; None for a stranger.
         suspended: whether the caller's tenant is suspended: it may read and change nothing.
         hub: the live updates of this process.
         end: waits until an open stream over HTTP must end and raises why; None on a socket.
-        refusal: why the credential was refused, where one was sent.
+        refusal: why the token or key was refused, where one was sent.
     """
 
     request_id: str
     settings: Settings
     hub: Hub
-    budget: Bucket
+    budget: Bucket = field(init=False)
+    """What operations are paid from, once it is known whose they are."""
     scope: Scope | None = None
     suspended: bool = False
     end: Callable[[], Coroutine[None, None, NoReturn]] | None = None
@@ -70,7 +71,7 @@ class Context:
         return self.scope
 
     async def live(self, updates: AsyncIterator[T]) -> AsyncIterator[T]:
-        """The updates for as long as the credential stands and this process serves.
+        """The updates for as long as the token or key stands and this process serves.
 
         Raises:
             Unauthenticated, Unavailable: why they ended early.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -251,7 +250,7 @@ def reader(*, introspection: bool) -> Callable[[], SchemaExtension]:
 
 
 def _too_soon(wait: float) -> GraphQLError:
-    error = RateLimited("Your budget is used up: wait, or ask for less.", retry_after_seconds=math.ceil(wait * 10) / 10)
+    error = RateLimited("Your budget is used up: wait, or ask for less.", retry_after_seconds=wait)
     return GraphQLError(error.message, original_error=error)
 
 

@@ -85,7 +85,7 @@ class Query:
 @strawberry.type
 class Mutation:
     @strawberry.mutation(
-        extensions=[permissions.TENANT_WRITE, AS_PROBLEM],
+        extensions=[permissions.EVERYTHING, AS_PROBLEM],
         description="For owners and administrators. One of the name is changed; with another issuer, all start anew.",
     )
     async def set_identity_provider(self, info: Info, input: IdentityProviderInput) -> IdentityProviderPayload:
@@ -112,7 +112,7 @@ class Mutation:
         return IdentityProviderPayload(success=True, message=f"{row.name} is set.", identity_provider=shown)
 
     @strawberry.mutation(
-        extensions=[permissions.TENANT_WRITE, AS_PROBLEM],
+        extensions=[permissions.EVERYTHING, AS_PROBLEM],
         description="For owners and administrators. The logins that it vouched for end.",
     )
     async def remove_identity_provider(self, info: Info, name: str) -> DeletePayload:
@@ -120,7 +120,7 @@ class Mutation:
         return DeletePayload(success=True, message=f"{name} is gone.", deleted_id=strawberry.ID(name))
 
     @strawberry.mutation(
-        extensions=[permissions.TENANT_WRITE, AS_PROBLEM],
+        extensions=[permissions.EVERYTHING, AS_PROBLEM],
         description="For owners and administrators. Owners keep their passwords; other logins without a provider end.",
     )
     async def require_single_sign_on(self, info: Info, required: bool) -> TenantPayload:

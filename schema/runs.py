@@ -68,7 +68,7 @@ class Run(Node):
     state: RunState
     queue: str
     priority: int
-    args: JSON = strawberry.field(description="What looks like a credential is blotted out.")
+    args: JSON = strawberry.field(description="What looks like a secret is blotted out.")
     attempt: int
     max_attempts: int
     result: JSON | None

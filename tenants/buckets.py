@@ -28,13 +28,6 @@ class Bucket:
         self._leak()
         return max(0.0, (self.level + min(amount, self.size) - self.size) / self.rate)
 
-    def take(self, amount: float) -> float:
-        """Pour an amount in if there is room for it, and say how many seconds it must wait if not."""
-        wait = self.wait(amount)
-        if not wait:
-            self.pour(amount)
-        return wait
-
     def pour(self, amount: float) -> None:
         """Pour an amount in, room or not; a negative one gives back."""
         self._leak()

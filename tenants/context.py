@@ -42,7 +42,7 @@ class Role(StrEnum):
 class Principal:
     """Who acts, in exactly one tenant.
 
-    Made only from a verified credential, from a verified grant, or by `tenants.system`.
+    Made only from a verified token or key, from a verified grant, or by `tenants.system`.
     """
 
     tenant: UUID
@@ -60,7 +60,7 @@ class Principal:
     person: UUID | None = None
     """The person who acts, or who made the key that does."""
     login: UUID | None = None
-    """The login that the credential belongs to."""
+    """The login that the access token belongs to."""
 
     def may(self, scope: str) -> bool:
         """Whether the principal holds the scope: itself, or `*`."""

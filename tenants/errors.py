@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -94,7 +95,8 @@ class RateLimited(TenantryError):
         self, message: str | None = None, *, retry_after_seconds: float, limit_name: str | None = None
     ) -> None:
         super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_after_seconds = math.ceil(retry_after_seconds * 10) / 10
+        """In tenths of a second, and never too early."""
         self.limit_name = limit_name
 
 
@@ -131,7 +133,7 @@ class InvalidState(TenantryError):
 
 
 class Unauthenticated(TenantryError):
-    """Sign in, or send an API key: the credential is missing, wrong, expired or revoked."""
+    """Sign in, or send an API key: none was sent, or it is wrong, expired or revoked."""
 
     code = "UNAUTHENTICATED"
 

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from tenants import audit, context, identity, ids, logins, members
 from tenants.context import Role
-from tenants.errors import Forbidden, InvalidInput, NotFound, QuotaExceeded
+from tenants.errors import InvalidInput, QuotaExceeded
 from tenants.models import Identity, IdentityProvider, LoginSession, Membership, User
+from tenants.providers import NoProvider
 
 _BRING_IN = text("SELECT bring_in(:provider, :user, :email)")
 
@@ -36,13 +37,16 @@ class Claims:
     groups: Collection[str] = ()
 
 
-class Refused(Forbidden):
-    """The identity provider knows you, but this tenant does not let you in."""
+class NotVouched(Exception):
+    """The provider vouched for nobody in a way that can be believed, or for nobody whom the tenant lets in.
+
+    Args:
+        reason: a word or two for the audit log.
+    """
 
     def __init__(self, reason: str) -> None:
-        super().__init__()
+        super().__init__(reason)
         self.reason = reason
-        """For the audit log."""
 
 
 def admit(session: Session, provider: str, claims: Claims) -> UUID:
@@ -55,12 +59,12 @@ def admit(session: Session, provider: str, claims: Claims) -> UUID:
         provider: the provider's name in the tenant.
 
     Raises:
-        Refused: the tenant doesn't let them in.
-        NotFound: there is no such provider any more.
+        NotVouched: the tenant doesn't let them in.
+        NoProvider: it is not there any more.
     """
     row = session.scalar(select(IdentityProvider).where(IdentityProvider.name == provider).with_for_update(read=True))
     if row is None or row.issuer != claims.issuer:
-        raise NotFound("There is no such identity provider.")
+        raise NoProvider
     role = _role(row, claims.groups)
     known = session.get(Identity, (context.principal(session).tenant, claims.issuer, claims.subject))
     if known is not None:
@@ -108,32 +112,32 @@ def _meet(session: Session, row: IdentityProvider, claims: Claims, role: Role | 
     joined = False
     if user is None:
         if not row.just_in_time:
-            raise Refused("no member")
+            raise NotVouched("no member")
         if role is None:
-            raise Refused("role")
+            raise NotVouched("role")
         user = session.scalar(_BRING_IN, {"provider": row.name, "user": ids.new(), "email": address})
         if user is None:
-            raise Refused("no member")
+            raise NotVouched("no member")
         try:
             joined = members.add(session, user, role)
         except QuotaExceeded:
-            raise Refused("no room") from None
+            raise NotVouched("no room") from None
     elif session.scalar(select(Identity).where(Identity.issuer == claims.issuer, Identity.user_id == user)):
         # The address has come to another person there, who is not the member it once led to.
-        raise Refused("another subject")
+        raise NotVouched("another subject")
     found: UUID = user
     return found, joined
 
 
 def _address(row: IdentityProvider, claims: Claims) -> str:
     if claims.email is None or not claims.email_verified:
-        raise Refused("address not verified")
+        raise NotVouched("address not verified")
     try:
         address = identity.normalise(claims.email)
     except InvalidInput:
-        raise Refused("address not verified") from None
+        raise NotVouched("address not verified") from None
     if address.rpartition("@")[2] not in row.domains:
-        raise Refused("domain")
+        raise NotVouched("domain")
     return address
 
 
@@ -144,6 +148,6 @@ def _follow(session: Session, user: UUID, role: Role | None) -> None:
     if row.role == Role.OWNER:
         return
     if role is None:
-        raise Refused("role")
+        raise NotVouched("role")
     if row.role != role:
         members.give(session, row, role)

@@ -69,7 +69,7 @@ def create(
     for earlier in session.scalars(select(Invitation).where(Invitation.email == address, *_IS_OPEN)).all():
         wait = (earlier.created_at + _AGAIN - now).total_seconds()
         if wait > 0:
-            raise RateLimited(f"{address} was invited a moment ago.", retry_after_seconds=round(wait, 1))
+            raise RateLimited(f"{address} was invited a moment ago.", retry_after_seconds=wait)
         earlier.revoked_at = now
     pending = select(func.count()).select_from(Invitation).where(*_IS_OPEN, Invitation.expires_at > now)
     waiting = session.scalar(pending) or 0

@@ -65,7 +65,7 @@ def configure(current: Settings) -> None:
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A processor that blots out values under secret names, and texts that look like credentials."""
+    """A processor that blots out values under secret names, and texts that look like secrets."""
     for name, value in event.items():
         event[name] = blotted(value, name)
     return event
@@ -81,7 +81,7 @@ def hide(secret: str) -> None:
 
 
 def blot(text: str) -> str:
-    """The text without what looks like a credential, and without the secrets that this process has been given."""
+    """The text without what looks like a secret, and without those that this process has been given."""
     for secret in list(_hidden):
         if secret in text:
             text = text.replace(secret, _BLOT)

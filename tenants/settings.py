@@ -117,7 +117,7 @@ class Redis(BaseModel):
 
 
 class Auth(BaseModel):
-    """Credentials."""
+    """Who may come in, and what is kept secret."""
 
     token_keys: KeyRing = Field(default_factory=dict)
     link_keys: KeyRing = Field(default_factory=dict)

@@ -138,6 +138,12 @@ def tenant(new_tenant: Callable[..., Principal]) -> Principal:
 
 
 @pytest.fixture
+def slug(installation: Installation, tenant: Principal) -> str:
+    """What the tenant is called."""
+    return installation.slug(tenant)
+
+
+@pytest.fixture
 def other_tenant(new_tenant: Callable[..., Principal]) -> Principal:
     """Another one."""
     return new_tenant("diagnostics", "sales")

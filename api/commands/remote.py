@@ -19,10 +19,10 @@ _SILENCE_SECONDS = 60.0
 
 
 class Server:
-    """A server, for the holder of a credential."""
+    """A server, for the holder of a token or an API key."""
 
-    def __init__(self, url: str, credential: str | None = None) -> None:
-        headers = {"authorization": f"Bearer {credential}"} if credential else {}
+    def __init__(self, url: str, bearer: str | None = None) -> None:
+        headers = {"authorization": f"Bearer {bearer}"} if bearer else {}
         self._client = httpx2.Client(base_url=url, headers=headers, timeout=_SECONDS)
         self._url = url
 
@@ -70,12 +70,12 @@ def connect(folder: Path | None = None) -> Server:
     """The server that the environment names, or the one of a state folder, for the caller in TENANTRY_API_KEY.
 
     Raises:
-        Misconfigured: the address or the credential is missing.
+        Misconfigured: the address or the key is missing.
     """
-    credential = os.environ.get("TENANTRY_API_KEY")
-    if not credential:
+    bearer = os.environ.get("TENANTRY_API_KEY")
+    if not bearer:
         raise Misconfigured("TENANTRY_API_KEY is not set: put an API key or an access token there.")
-    return Server(address(folder), credential)
+    return Server(address(folder), bearer)
 
 
 def address(folder: Path | None = None) -> str:

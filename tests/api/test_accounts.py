@@ -53,11 +53,6 @@ def api(installation: Installation, box: Mailbox) -> Iterator[Api]:
 
 
 @pytest.fixture
-def people(api: Api, tenant: Principal) -> People:
-    return People(api, tenant)
-
-
-@pytest.fixture
 def owner(people: People) -> Caller:
     """Somebody who may invite."""
     return people.member(f"owner-{people.slug}@example.org")

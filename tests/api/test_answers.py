@@ -15,7 +15,7 @@ from tenants.errors import Issue, TenantryError
     ("error", "status", "details"),
     [
         (errors.Forbidden(required_scope="runs:read"), 403, {"requiredScope": "runs:read"}),
-        (errors.RateLimited(retry_after_seconds=2.4), 429, {"retryAfterSeconds": 2.4}),
+        (errors.RateLimited(retry_after_seconds=2.31), 429, {"retryAfterSeconds": 2.4}),
         (errors.Unauthenticated(reason="expired"), 401, {"reason": "expired"}),
         (errors.Unavailable(retry_after_seconds=1), 503, {"retryAfterSeconds": 1}),
         (

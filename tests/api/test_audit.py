@@ -23,9 +23,9 @@ from tasks.families.accounts.service import requests
 from tenants import audit, ids, logins, member_roles, members, system
 from tenants.audit import Verdict
 from tenants.context import Principal, Role
-from tests.architecture.test_schema_guards import LATER, ROOT
 from tests.support import commands
 from tests.support.apis import Api, Caller
+from tests.support.fields import LATER, ROOT
 from tests.support.hands import Hands
 from tests.support.installations import Installation, eventually
 
@@ -217,7 +217,7 @@ def test_a_change_is_told_once(place: Place, name: str) -> None:
 def test_a_change_of_the_operators_is_told_once(api: Api, tenant: Principal, name: str) -> None:
     action, before, arguments = OPERATORS[name]
     operator = api.operator()
-    [(slug,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
+    slug = api.installation.slug(tenant)
     if before:
         operator.ask(f"mutation {{ {before} }}")
     told = "SELECT actor_kind, actor, action FROM audit_entries WHERE actor = %s AND action = %s AND tenant_id <> %s"
@@ -406,7 +406,7 @@ def test_sealers_and_writers_at_the_same_time_make_one_chain(
 
 
 def test_the_log_is_exported_and_verified_on_the_command_line(installation: Installation, chain: Principal) -> None:
-    [(slug,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(chain.tenant))
+    slug = installation.slug(chain)
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return commands.run(installation, "audit", *arguments, "--tenant", slug)

@@ -1,24 +1,26 @@
-"""API keys that are replaced, that are for some addresses only, and what the audit log tells of refused credentials."""
+"""API keys that are replaced, that are for some addresses only, and what the audit log tells of those refused."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import httpx2
+import psycopg2
 import pytest
 from pydantic import SecretStr
 
-from tenants import ids, keys, logins, members, signing, system
-from tenants.context import Principal, Role
+from tenants import ids, keys, logins, signing
+from tenants.context import Principal
 from tenants.errors import Forbidden, InvalidInput, InvalidState
 from tests.support import apis, streams
 from tests.support.apis import Api, Caller
 from tests.support.installations import Installation, eventually
+from tests.support.people import People
 
 WHO = "{ viewer { kind scopes } }"
 ROTATE = (
@@ -26,7 +28,6 @@ ROTATE = (
     " apiKey { id name prefix scopes taskNames addressRanges predecessorId expiresAt } problem { code"
     " ... on InvalidState { state } ... on Forbidden { requiredScope } ... on InvalidInput { issues { path } } } } }"
 )
-PASSWORD = "correct horse battery staple"
 
 
 def _refusals(api: Api, tenant: Principal, action: str = "authentication.refuse") -> list[tuple[Any, ...]]:
@@ -45,6 +46,18 @@ def _rotate(caller: Caller, key: UUID | None, seconds: int | None = 3600) -> dic
 def _from(caller: Caller, address: str) -> Any:
     """Ask from an address, as a proxy on this machine tells it."""
     return caller.post(WHO, None, **{"X-Forwarded-For": address})
+
+
+def _counted(api: Api) -> tuple[float, float]:
+    """How many logins the process has refused, and how many tokens and keys."""
+    refused = [0.0, 0.0]
+    for line in api.client.get(f"{api.url}/metrics").text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == 'tenantry_logins_total{outcome="refused"}':
+            refused[0] += float(value)
+        elif name.startswith("tenantry_authentications_refused_total{"):
+            refused[1] += float(value)
+    return refused[0], refused[1]
 
 
 def _with(api: Api, secret: str) -> Caller:
@@ -183,11 +196,14 @@ class TestAddresses:
 
     def test_it_is_told_once_a_minute_and_never_in_the_request(self, api: Api, tenant: Principal) -> None:
         caller = api.caller(tenant, address_ranges=["192.0.2.0/24"])
+        with closing(psycopg2.connect(api.installation.addresses.owner)) as connection, connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE audit_entries IN EXCLUSIVE MODE")
+            assert caller.post(WHO).status_code == 401
+            assert _refusals(api, tenant) == []
         for _ in range(20):
             assert caller.post(WHO).status_code == 401
         entry = ("API_KEY", caller.actor, caller.actor, {"reason": "address", "address": "127.0.0.1"})
         assert eventually(lambda: _refusals(api, tenant)) == [entry]
-        assert api.installation.rows("SELECT last_used_at FROM api_keys WHERE id = %s", str(caller.key_id)) != []
 
 
 class TestRefusals:
@@ -207,10 +223,10 @@ class TestRefusals:
             assert str(caller.credential) not in str(told)
 
     def test_a_token_that_is_over_or_revoked_is_told_and_a_forged_one_is_nobodys(
-        self, api: Api, tenant: Principal, member: Callable[[str], tuple[UUID, str]]
+        self, api: Api, tenant: Principal, people: People
     ) -> None:
-        user, slug = member("ada@example.org")
-        tokens = _log_in(api, slug, "ada@example.org").json()
+        user = people.join("ada@example.org")
+        tokens = people.log_in("ada@example.org")
         read = signing.read_access(api.installation.settings.auth, tokens["accessToken"])
         auth = api.installation.settings.auth
         over = signing.issue(auth.model_copy(update={"access_token_seconds": -20}), read.tenant, ids.new())
@@ -224,15 +240,13 @@ class TestRefusals:
         assert told == {("USER", "ses_", "expired"), ("USER", "usr_", "revoked")}
         assert ids.show("usr", user) in {actor for _, actor, _, _ in _refusals(api, tenant)}
 
-    def test_logins_are_told_and_refused_ones_too(
-        self, api: Api, tenant: Principal, member: Callable[[str], tuple[UUID, str]]
-    ) -> None:
-        user, slug = member("leslie@example.org")
-        tokens = _log_in(api, slug, "leslie@example.org").json()
-        for _ in range(3):
-            assert _log_in(api, slug, "leslie@example.org", "a wrong password").status_code == 401
-        assert _log_in(api, slug, "nobody@example.org").status_code == 401
-        who = ids.show("usr", user)
+    def test_logins_are_told_and_refused_ones_too(self, api: Api, tenant: Principal, people: People) -> None:
+        who = ids.show("usr", people.join("leslie@example.org"))
+        tokens, before = people.log_in("leslie@example.org"), _counted(api)
+        for email in ["leslie@example.org"] * 3 + ["nobody@example.org"]:
+            wrong = {"tenant": people.slug, "email": email, "password": "a wrong password"}
+            assert api.client.post(f"{api.url}/auth/login", json=wrong).status_code == 401
+        assert _counted(api) == (before[0] + 4, before[1]), "a password that is refused is no token"
         entry = ("USER", who, who, {"reason": "password", "address": "127.0.0.1"})
         assert eventually(lambda: _refusals(api, tenant, "login.refuse")) == [entry]
         [(kind, actor, session, _)] = _refusals(api, tenant, "login.open")
@@ -243,11 +257,9 @@ class TestRefusals:
         assert api.client.post(f"{api.url}/auth/refresh", json={"refreshToken": tokens["refreshToken"]}).is_error
         assert [detail["reason"] for *_, detail in eventually(lambda: _refusals(api, tenant))] == ["revoked"]
 
-    def test_a_refresh_token_that_comes_twice_is_told(
-        self, api: Api, tenant: Principal, member: Callable[[str], tuple[UUID, str]]
-    ) -> None:
-        _, slug = member("carol@example.org")
-        first = _log_in(api, slug, "carol@example.org").json()["refreshToken"]
+    def test_a_refresh_token_that_comes_twice_is_told(self, api: Api, tenant: Principal, people: People) -> None:
+        people.join("carol@example.org")
+        first = people.log_in("carol@example.org")["refreshToken"]
         second = api.client.post(f"{api.url}/auth/refresh", json={"refreshToken": first}).json()["refreshToken"]
         third = api.client.post(f"{api.url}/auth/refresh", json={"refreshToken": second})
         assert third.status_code == 200
@@ -269,20 +281,3 @@ def test_a_key_of_an_old_pepper_works_on_and_is_stored_anew(api: Api, tenant: Pr
     with apis.running(api.installation, "without", TENANTRY_AUTH__KEY_PEPPER=new) as without:
         assert Caller(without.url, without.client, caller.credential).post(WHO).status_code == 200
         assert Caller(without.url, without.client, api.caller(tenant).credential).post(WHO).status_code == 401
-
-
-@pytest.fixture
-def member(api: Api, tenant: Principal) -> Callable[[str], tuple[UUID, str]]:
-    """Makes owners of the tenant: who they are, and the tenant's slug."""
-
-    def make(email: str) -> tuple[UUID, str]:
-        user = system.enroll(api.installation.settings, email, PASSWORD)
-        api.installation.write(tenant, members.join, user, Role.OWNER)
-        [(slug,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
-        return user, str(slug)
-
-    return make
-
-
-def _log_in(api: Api, slug: str, email: str, password: str = PASSWORD) -> Any:
-    return api.client.post(f"{api.url}/auth/login", json={"tenant": slug, "email": email, "password": password})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from tasks.engine.ledger import Settlement
 from tasks.engine.states import RunState
 from tenants import ids, keys, members, names, system
@@ -17,13 +15,6 @@ from tests.support.hands import Hands
 from tests.support.installations import Installation, eventually
 
 TRIGGER = 'mutation { triggerBackgroundTask(taskName: "diagnostics.echo", args: {value: 1}) { problem { code } } }'
-
-
-@pytest.fixture
-def slug(installation: Installation, tenant: Principal) -> str:
-    """The tenant's."""
-    [(found,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
-    return str(found)
 
 
 def _command(installation: Installation, *arguments: str) -> dict[str, object]:

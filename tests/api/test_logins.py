@@ -10,34 +10,21 @@ from uuid import UUID
 import httpx2
 import pytest
 
-from tenants import ids, members, signing, system
+from tenants import ids, members, signing
 from tenants.context import Principal, Role
 from tests.support import streams
 from tests.support.apis import Api, Caller
 from tests.support.installations import eventually
+from tests.support.people import PASSWORD, People
 
-PASSWORD = "correct horse battery staple"
 TRIGGER = 'mutation { triggerBackgroundTask(taskName: "echo", args: {value: 1}) { problem { code } } }'
 WHO = "{ viewer { kind email role scopes } }"
 
 
 @pytest.fixture
-def slug(api: Api, tenant: Principal) -> str:
-    """The tenant's slug."""
-    [(found,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
-    return str(found)
-
-
-@pytest.fixture
-def join(api: Api, tenant: Principal, slug: str) -> Callable[..., UUID]:
+def join(people: People) -> Callable[..., UUID]:
     """Makes members of the tenant."""
-
-    def make(email: str, role: Role = Role.OWNER) -> UUID:
-        user = system.enroll(api.installation.settings, email, PASSWORD)
-        api.installation.write(tenant, members.join, user, role)
-        return user
-
-    return make
+    return people.join
 
 
 def _log_in(api: Api, slug: str, email: str, password: str = PASSWORD) -> httpx2.Response:
@@ -173,6 +160,20 @@ def test_a_forged_refresh_token_is_refused_and_ends_nothing(
     tokens = _log_in(api, slug, "barbara@example.org").json()
     assert _refresh(api, change(tokens["refreshToken"])).status_code == 401
     assert _refresh(api, tokens["refreshToken"]).status_code == 200
+
+
+def test_who_shares_a_network_of_ipv6_waits_for_the_failures_of_all_in_it(api: Api, slug: str) -> None:
+    forged = f"{api.url}/auth/{slug}/oidc/corp/callback?state=forged"
+    for host in range(100):
+        assert api.client.get(forged, headers={"X-Forwarded-For": f"2001:db8:0:1::{host:x}"}).status_code == 401
+
+    def log_in(address: str, number: int) -> int:
+        body = {"tenant": slug, "email": f"nobody-{number}@example.org", "password": "a wrong password"}
+        answer = api.client.post(f"{api.url}/auth/login", json=body, headers={"X-Forwarded-For": address})
+        return answer.status_code
+
+    assert log_in("2001:db8:0:2::1", 0) == 401
+    assert 429 in {log_in("2001:db8:0:1::ffff", number) for number in range(1, 6)}
 
 
 @pytest.mark.parametrize("by", ["refresh token", "access token"])

@@ -22,11 +22,6 @@ WHO = "{ viewer { email role roleName userId scopes } }"
 HR = ["members:manage", "runs:read"]
 
 
-@pytest.fixture
-def people(api: Api, tenant: Principal) -> People:
-    return People(api, tenant)
-
-
 def _own_role(people: People, name: str, scopes: list[str]) -> UUID:
     return people.api.installation.write(people.tenant, member_roles.create, name, scopes).id
 

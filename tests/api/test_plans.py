@@ -38,13 +38,6 @@ CREATE = (
 
 
 @pytest.fixture
-def slug(installation: Installation, tenant: Principal) -> str:
-    """The tenant's slug."""
-    [(found,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
-    return str(found)
-
-
-@pytest.fixture
 def operator(installation: Installation) -> Principal:
     """An operator."""
     return system.acting(installation.settings, system.OPERATORS, "tests")

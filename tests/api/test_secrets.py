@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from tenants import ids, keys, members, system
-from tenants.context import Principal, Role
+from tenants import ids, keys
+from tenants.context import Principal
 from tests.support import apis
 from tests.support.apis import Api, Caller
 from tests.support.installations import Installation, eventually
+from tests.support.people import PASSWORD, People
 
 SET = (
     "mutation($i: CredentialInput!) { setCredential(input: $i) { success message credential { name kind changedAt }"
@@ -27,7 +28,6 @@ TRIGGER = (
 )
 RUN = "query($i: ID!) { run(id: $i) { state args result error { type message traceback } events { nodes { note } } } }"
 
-PASSWORD = "correct horse battery staple"
 PROVIDER = "sk_test_4eC39HqLyjWDarjtT1zdp7dc"
 OF_A_DSN = "pw-of-a-dsn-0815"
 OF_A_QUERY = "token-of-a-query-4711"
@@ -122,9 +122,8 @@ def room(installation: Installation, tenant: Principal) -> Iterator[Room]:
 def _work(room: Room, tenant: Principal) -> None:
     """Everything that handles a secret: logins, keys, credentials, and tasks that fail with some in their mouth."""
     installation, api = room.api.installation, room.api
-    [(slug,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
-    user = system.enroll(installation.settings, "ada@example.org", PASSWORD)
-    installation.write(tenant, members.join, user, Role.OWNER)
+    slug = installation.slug(tenant)
+    People(api, tenant).join("ada@example.org")
 
     room.post("login", tenant=slug, email="ada@example.org", password=PASSWORD + "x")
     first = room.post("login", tenant=slug, email="ada@example.org", password=PASSWORD)

@@ -24,11 +24,6 @@ REVOKE = "mutation ($id: ID!) { revokeSession(id: $id) { success problem { code 
 NEW = "another correct horse battery"
 
 
-@pytest.fixture
-def people(api: Api, tenant: Principal) -> People:
-    return People(api, tenant)
-
-
 def _sessions(asking: Caller, user: str | None = None) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = asking.ask(SESSIONS, u=user)["sessions"]["nodes"]
     return found

@@ -90,7 +90,7 @@ def test_a_call_without_a_tenant_is_refused_with_a_sentence_that_helps(installat
 
 
 def test_a_call_with_a_tenant_makes_a_run(installation: Installation, tenant: Principal) -> None:
-    (slug,) = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))[0]
+    slug = installation.slug(tenant)
     answer = celery(installation, "call", "diagnostics.echo", "--kwargs", '{"value": 7}', TENANTRY_TENANT=slug)
     assert answer.returncode == 0, answer.stderr
     ended = installation.ended(tenant, ids.read("run", answer.stdout.strip()))
@@ -98,7 +98,7 @@ def test_a_call_with_a_tenant_makes_a_run(installation: Installation, tenant: Pr
 
 
 def test_delay_and_send_task_go_through_the_ledger(installation: Installation, tenant: Principal) -> None:
-    (slug,) = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))[0]
+    slug = installation.slug(tenant)
     program = (
         "from tasks.worker import app\n"
         "task = app.tasks['diagnostics.echo']\n"

@@ -61,7 +61,7 @@ def _front_end(
     api: Api, tenant: Principal, provider: Callable[..., Any], proof: str, **given: Any
 ) -> Iterator[tuple[Browser, str]]:
     """A browser at the front end of a tenant whose provider this is."""
-    [(slug,)] = api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
+    slug = api.installation.slug(tenant)
     callback = f"{api.installation.settings.api.public_url}/auth/{slug}/oidc/corp/callback"
     with provider(callback, proof) as issuer:
         values = {

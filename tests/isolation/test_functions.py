@@ -219,8 +219,8 @@ def test_a_login_is_found_by_all_of_its_parts_only(
     assert len(login.rows("SELECT * FROM find_session(%s, %s)", tenant.tenant, session)) == 1
     assert login.rows("SELECT * FROM find_session(%s, %s)", other_tenant.tenant, session) == []
     assert login.rows("SELECT * FROM find_session(%s, %s)", tenant.tenant, ids.new()) == []
-    [(slug,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
-    [(other,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(other_tenant.tenant))
+    slug = installation.slug(tenant)
+    other = installation.slug(other_tenant)
     assert len(login.rows("SELECT * FROM find_login(%s, 'bob@example.org')", slug)) == 1
     assert login.rows("SELECT * FROM find_login(%s, 'bob@example.org')", other) == []
     login.close()

@@ -26,10 +26,10 @@ from tenants import credentials, ids, keys, member_roles, providers
 from tenants.context import Principal, Role
 from tenants.providers import ProviderRequest
 from tests.api.test_audit import CHANGES, OPERATORS, TRIGGERS, Place
-from tests.architecture.test_schema_guards import LATER
-from tests.schema.test_permissions import ROOT, _literal, _rule
-from tests.support import apis, streams
+from tests.schema.test_permissions import _literal
+from tests.support import apis, fields, streams
 from tests.support.apis import Api, Caller
+from tests.support.fields import LATER, ROOT, SCHEMA
 from tests.support.hands import Hands
 from tests.support.installations import Installation
 from tests.support.people import People
@@ -141,7 +141,8 @@ def _selection(kind: Any, depth: int = DEEPEST) -> str:
 
 def _query(name: str, victim: Victim) -> str:
     """A query that asks a root field for as much as there is, of the victim's objects where it wants ids."""
-    field = ROOT[name]
+    root, _, field_name = name.partition(".")
+    field = SCHEMA._schema.type_map[root].fields[field_name]  # type: ignore[attr-defined]
     given = {argument: _literal(wanted) for argument, wanted in field.args.items() if is_required_argument(wanted)}
     for argument, wanted in field.args.items():
         if get_named_type(wanted.type).name == "ID":
@@ -185,11 +186,11 @@ def test_no_query_tells_another_tenant_or_a_stranger_anything(
     assert "GRAPHQL_VALIDATION_FAILED" not in own.text
 
 
-@pytest.mark.parametrize("name", [name for name in QUERIES if _rule(name).scope])
+@pytest.mark.parametrize("name", [name for name in QUERIES if fields.rule(name).scope])
 def test_no_query_tells_a_key_of_other_scopes_anything(victim: Victim, name: str) -> None:
     scopes = {
         rule.scope for rule in vars(permissions).values() if isinstance(rule, permissions.Rule) and rule.scope
-    } - {_rule(name).scope}
+    } - {fields.rule(name).scope}
     answer = victim.api.caller(victim.principal, *scopes, UNRELATED).post(_query(name, victim))
     assert _codes(answer.json()) == {"FORBIDDEN"}
     assert MARK not in answer.text

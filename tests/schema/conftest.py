@@ -25,20 +25,24 @@ class NoDatabase:
 
 @pytest.fixture
 def new_context() -> Callable[..., Context]:
-    """Makes the context of a caller with these scopes, or of a stranger."""
+    """Makes the context of a caller with these scopes: of a key, of somebody with a role, or of a stranger."""
 
     async def after_commit(_: list[object]) -> None:
         raise AssertionError("something was committed")
 
     def make(*scopes: str, stranger: bool = False, **options: Any) -> Context:
-        principal = Principal(ids.new(), ActorKind.API_KEY, "key_tests", frozenset(scopes))
-        return Context(
+        role = options.pop("role", None)
+        kind = ActorKind.API_KEY if role is None else ActorKind.USER
+        principal = Principal(ids.new(), kind, "tests", frozenset(scopes), role)
+        budget = options.pop("budget", None) or Bucket(1e6, 1e6)
+        context = Context(
             request_id="request-of-a-test",
             settings=Settings(auth=Auth(key_pepper=SecretStr("a-pepper-for-tests-0123456789"))),
             hub=cast("Hub", None),
-            budget=options.pop("budget", None) or Bucket(1e6, 1e6),
             scope=None if stranger else Scope(principal, cast("Any", NoDatabase()), after_commit),
             **options,
         )
+        context.budget = budget
+        return context
 
     return make

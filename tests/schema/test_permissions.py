@@ -13,24 +13,18 @@ from graphql import (
     is_non_null_type,
     is_required_argument,
 )
-from strawberry.schema.schema_converter import GraphQLCoreConverter
 from strawberry.types import ExecutionResult
 
-from schema import permissions, root
+from schema import permissions
 from schema.context import Context
-
-SCHEMA = root.build()
-ROOT = {
-    f"{parent}.{name}": field
-    for parent in ("Query", "Mutation", "Subscription")
-    for name, field in SCHEMA._schema.type_map[parent].fields.items()  # type: ignore[attr-defined]
-}
+from tests.support import fields
+from tests.support.fields import LATER, ROOT, SCHEMA
 
 
 def _operation(name: str) -> str:
     """The shortest operation that asks for a root field."""
     parent, _, field_name = name.partition(".")
-    field = ROOT[name]
+    field = SCHEMA._schema.type_map[parent].fields[field_name]  # type: ignore[attr-defined]
     arguments = [f"{key}: {_literal(given)}" for key, given in field.args.items() if is_required_argument(given)]
     call = f"({', '.join(arguments)})" if arguments else ""
     selection = "" if is_leaf_type(get_named_type(field.type)) else " { __typename }"
@@ -48,11 +42,6 @@ def _literal(given: GraphQLArgument) -> str:
     values = {"Int": "1", "Float": "1", "DateTime": '"2026-11-20T09:30:00Z"', "Date": '"2026-11-20"', "Boolean": "true"}
     text = values.get(known.name) or (next(iter(known.values)) if hasattr(known, "values") else '"x"')
     return f"[{text}]" if "[" in str(given.type) else text
-
-
-def _rule(name: str) -> permissions.Rule:
-    definition = ROOT[name].extensions[GraphQLCoreConverter.DEFINITION_BACKREF]
-    return next(extension for extension in definition.extensions if isinstance(extension, permissions.Rule))
 
 
 async def _answer(name: str, context: Context) -> dict[str, object]:
@@ -77,24 +66,18 @@ async def test_a_stranger_is_unauthenticated(name: str, new_context: Callable[..
     assert await _answer(name, new_context(stranger=True)) == {"error": "UNAUTHENTICATED"}
 
 
-@pytest.mark.parametrize("name", [name for name in ROOT if _rule(name).scope])
+@pytest.mark.parametrize("name", [name for name in ROOT if fields.rule(name).scope])
 async def test_who_lacks_the_scope_is_forbidden(name: str, new_context: Callable[..., Context]) -> None:
     every_other = {
         other.scope for other in vars(permissions).values() if isinstance(other, permissions.Rule) and other.scope
-    } - {_rule(name).scope}
+    } - {"*", fields.rule(name).scope}
     answer = await _answer(name, new_context(*every_other))
     assert answer in ({"error": "FORBIDDEN"}, {"problem": "FORBIDDEN"})
-    available = not getattr(_definition_resolver(name), "is_later", False)
-    if name.startswith("Mutation.") and available:
+    if name.startswith("Mutation.") and name not in LATER:
         assert answer == {"problem": "FORBIDDEN"}
 
 
-@pytest.mark.parametrize("name", [name for name in ROOT if _rule(name).changes])
+@pytest.mark.parametrize("name", [name for name in ROOT if fields.rule(name).changes])
 async def test_a_suspended_tenant_changes_nothing(name: str, new_context: Callable[..., Context]) -> None:
     answer = await _answer(name, new_context("*", suspended=True))
     assert answer in ({"error": "TENANT_SUSPENDED"}, {"problem": "TENANT_SUSPENDED"})
-
-
-def _definition_resolver(name: str) -> object:
-    definition = ROOT[name].extensions[GraphQLCoreConverter.DEFINITION_BACKREF]
-    return definition.base_resolver.wrapped_func

@@ -169,6 +169,11 @@ class Installation:
         made = system.create_tenant(self.settings, slug, families=families or ("diagnostics",))
         return Principal(made.id, ActorKind.API_KEY, "key_tests", frozenset({"*"}))
 
+    def slug(self, tenant: Principal) -> str:
+        """What a tenant is called."""
+        [(found,)] = self.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
+        return str(found)
+
     def write(self, principal: Principal, service: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a service inside the principal's tenant, commit, and ring its bells."""
         engine = db.sync_engine(self.addresses.app, pool_size=1)

@@ -25,8 +25,7 @@ class People:
     @property
     def slug(self) -> str:
         """The tenant's slug."""
-        [(found,)] = self.api.installation.rows("SELECT slug FROM tenants WHERE id = %s", str(self.tenant.tenant))
-        return str(found)
+        return self.api.installation.slug(self.tenant)
 
     def join(self, email: str, role: Role | None = Role.OWNER, custom: UUID | None = None) -> UUID:
         """Make somebody a member; the person."""

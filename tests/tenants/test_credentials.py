@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from pydantic import SecretStr
@@ -13,7 +10,7 @@ from pydantic import SecretStr
 from tenants import credentials
 from tenants.context import Principal
 from tenants.errors import InvalidInput, Misconfigured, NotFound
-from tests.support.folders import ROOT
+from tests.support import commands
 from tests.support.installations import Installation
 
 OLD = {"k1": SecretStr("the first key of a ring, 0123456789")}
@@ -128,17 +125,8 @@ def test_an_older_key_still_opens_until_all_is_encrypted_anew(
     rings = {
         "TENANTRY_AUTH__CREDENTIAL_KEYS": json.dumps({key: secret.get_secret_value() for key, secret in RING.items()})
     }
-    told = [
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "api.cli", "credential", "rotate", "--json"],
-                env={"PATH": os.environ["PATH"], **installation.variables, **rings},
-                cwd=ROOT, text=True, capture_output=True, check=True,
-            ).stdout
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    assert [answer["rotated"] for answer in told] == [2, 0]
+    done = [commands.run(installation, "credential", "rotate", "--json", **rings) for _ in range(2)]
+    assert [json.loads(each.stdout)["rotated"] for each in done] == [2, 0], done[0].stderr
     for each in (tenant, other_tenant):
         newest = {"k2": RING["k2"]}
         assert installation.write(each, credentials.reveal, newest, "stripe") == SECRET

@@ -38,7 +38,7 @@ Limit = Callable[..., None]
 @pytest.fixture
 def limit(installation: Installation, tenant: Principal) -> Limit:
     """Gives the tenant quotas of its own."""
-    [(slug,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
+    slug = installation.slug(tenant)
     operator = system.acting(installation.settings, system.OPERATORS, "tests")
 
     def give(**most: float | None) -> None:
@@ -234,7 +234,7 @@ def test_what_may_wait_is_the_plans_too(
 
 def test_a_change_of_plan_holds_at_the_next_trigger(installation: Installation, tenant: Principal) -> None:
     operator = system.acting(installation.settings, system.OPERATORS, "tests")
-    [(slug,)] = installation.rows("SELECT slug FROM tenants WHERE id = %s", str(tenant.tenant))
+    slug = installation.slug(tenant)
     installation.write(operator, quotas.set_plan, "small", {Quota.RUNS: 1})
     assert [_try(installation, tenant) for _ in range(2)] == [True, True]
     installation.write(operator, quotas.assign, slug, "small")
