@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
+from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
