@@ -43,12 +43,13 @@ class Issuer:
         """The forms that came to the token endpoint, with the Authorization header."""
         self._codes: dict[str, dict[str, str]] = {}
         issuer = self
+        place = f"/{secrets.token_hex(4)}"  # No other issuer of this port has had the address.
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._answer(*issuer._get(self.path, self.headers.get("Authorization", "")))
+                self._answer(*issuer._get(self.path.removeprefix(place), self.headers.get("Authorization", "")))
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
@@ -67,7 +68,7 @@ class Issuer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://127.0.0.1:{self._server.server_port}{place}"
         threading.Thread(target=self._server.serve_forever, name="issuer", daemon=True).start()
 
     def approve(self, asked: dict[str, str]) -> str:
