@@ -69,7 +69,7 @@ Action: TypeAlias = Literal[
 ]
 """All that an entry can tell, `<noun>.<verb>`; docs/audit.md says of each what its target and its details are.
 
-SQL functions write those of plans that are assigned, of alarms, and of tenants that are suspended, resumed and erased.
+SQL functions write those that concern several tenants at once, or none that anybody stands in yet.
 """
 _VERIFY = text("SELECT * FROM verify_audit()")
 _EXPORTED = 500

@@ -68,7 +68,7 @@ def test_a_change_is_told_once_to_each_tenant_of_the_person(api: Api, two: list[
     assert (wrong.status_code, _told(two[0]), _told(two[1])) == (401, [], [])
     assert post(api, "password", token, current=PASSWORD, password=NEW).status_code == 204
     who = ids.show("usr", _person(api, "ann@example.org"))
-    entry = {"actor": who, "action": "password.change", "target": who, "detail": {}}
+    entry = {"actor": who, "action": "password.set", "target": who, "detail": {}}
     assert [_told(people) for people in two] == [[entry], [entry]]
 
 

@@ -225,7 +225,7 @@ def test_groups_are_worth_their_highest_role_at_each_login_and_owners_stay_owner
         issuer.claims["teams"] = teams
         assert _viewer(api, browser.tokens(issuer))["role"] == role
     changes = api.installation.rows(
-        "SELECT detail->'before'->>'role', detail->'after'->>'role' FROM audit_entries"
+        "SELECT actor, detail->'before'->>'role', detail->'after'->>'role' FROM audit_entries"
         " WHERE tenant_id = %s AND action = 'member.set' ORDER BY id",
         str(tenant.tenant),
     )

@@ -14,7 +14,10 @@ VERBS = {
     "accept", "alarm", "assign", "cancel", "close", "create", "drain", "enable", "erase", "export", "open", "pause",
     "refuse", "remove", "require", "reset", "resume", "retry", "reuse", "revoke", "rotate", "set", "suspend",
 }  # fmt: skip
-BY_FUNCTIONS = {"plan.assign", "quota.alarm", "tenant.erase", "tenant.resume", "tenant.suspend"}
+BY_FUNCTIONS = {
+    "member.set", "password.reset", "password.set", "plan.assign", "quota.alarm", "tenant.create", "tenant.erase",
+    "tenant.resume", "tenant.suspend",
+}  # fmt: skip
 """What SQL functions write. mypy holds Python to the list."""
 
 

@@ -203,6 +203,6 @@ def test_who_becomes_an_owner_while_a_provider_brings_them_in_stays_one(
             session.commit()
         assert coming.result(30) == user
     engine.dispose()
-    became = "SELECT detail->>'after' FROM audit_entries WHERE tenant_id = %s AND action = 'member.set'"
+    became = "SELECT detail->'after'->>'role' FROM audit_entries WHERE tenant_id = %s AND action = 'member.set'"
     assert installation.rows(became, str(tenant.tenant)) == [("OWNER",)]
     assert installation.rows("SELECT role FROM memberships WHERE user_id = %s", str(user)) == [("OWNER",)]
