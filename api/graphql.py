@@ -27,7 +27,7 @@ from api.limits import Limits
 from api.middleware import request_id
 from api.sockets import Socket, SocketHandler
 from api.static import GRAPHIQL
-from schema import guards, root
+from schema import costs, root
 from schema.context import Context
 from tasks.engine.streams import Hub
 from tenants.errors import RateLimited, TenantryError, Unauthenticated, Unavailable
@@ -265,7 +265,7 @@ def _too_long(answer: dict[str, Any], most: int) -> dict[str, Any]:
 def _is_bulk(query: str) -> bool:
     """Whether a query is one operation whose only root field triggers many runs."""
     try:
-        document = parse(query, no_location=True, max_tokens=guards.TOKENS)
+        document = parse(query, no_location=True, max_tokens=costs.TOKENS)
     except GraphQLError:
         return False
     if len(document.definitions) != 1:

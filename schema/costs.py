@@ -59,7 +59,12 @@ _LIST = 100
 _PAGE = 50
 """The largest page of a field that is asked without a number."""
 _PAGES = ("first", "last", "count")
-_REFUSAL, _CHARACTERS = 10, 100
+TOKENS = 2000
+"""The most that a text may have."""
+REFUSAL = 10
+"""What it costs to ask for what is refused."""
+_CHARACTERS = 50
+"""How many cost as much to read as a token does."""
 
 Variables = Mapping[str, Any]
 
@@ -178,9 +183,14 @@ def of(schema: GraphQLSchema, document: DocumentNode) -> dict[str | None, Cost]:
     return found
 
 
-def refusal(text: str) -> int:
-    """What it costs to ask for what is refused: reading it took time."""
-    return _REFUSAL + len(text) // _CHARACTERS
+def reading(text: str, tokens: int | None = None) -> int:
+    """What it costs to read a text that is new: a point for each token and for each fifty characters.
+
+    Args:
+        tokens: how many there are; as long as that is not known, as many as may be.
+    """
+    most = min(len(text), TOKENS) if tokens is None else tokens
+    return most + math.ceil(len(text) / _CHARACTERS)
 
 
 class _Reader:

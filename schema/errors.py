@@ -25,6 +25,9 @@ MASKED = "Something went wrong on our side."
 _HINT = " Did you mean "
 """Before the names that are near, which tell of the schema. Strawberry leaves out those of fields only."""
 
+_LONGEST = 200
+"""How many characters of a message are told."""
+
 
 class AsProblem(FieldExtension):
     """On a mutation: an expected failure becomes the payload's `problem`."""
@@ -100,6 +103,8 @@ class Masked(MaskErrors):
         """The error as the client may see it; also for each result of a stream."""
         if self.execution_context.schema.config.disable_field_suggestions:
             error.message = error.message.partition(_HINT)[0]
+        if len(error.message) > _LONGEST:  # It shows what was sent.
+            error.message = f"{error.message[:_LONGEST]}…"
         original = error.original_error
         if isinstance(original, errors.TenantryError) and not isinstance(original, errors.Misconfigured):
             return _replaced(error, original.message, extensions(original))

@@ -1,160 +1,135 @@
-"""Limits on what a query may ask, as validation rules made once, and the cache that depends on that."""
+"""What is asked is read once, within limits, and paid for before it runs."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple, cast
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import orjson
 from graphql import (
     ASTValidationRule,
-    DirectiveNode,
     DocumentNode,
-    FieldNode,
-    FragmentDefinitionNode,
-    FragmentSpreadNode,
     GraphQLError,
     GraphQLSchema,
-    InlineFragmentNode,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
-    SelectionSetNode,
-    StringValueNode,
-    ValidationRule,
     parse,
     specified_rules,
+    validate,
 )
-from graphql.validation.validate import ValidationAbortedError
 from strawberry.extensions import SchemaExtension
-from strawberry.schema.schema import validate_document
+from strawberry.schema.validation_rules.maybe_null import MaybeNullValidationRule
+from strawberry.schema.validation_rules.one_of import OneOfInputValidationRule
 from strawberry.types import ExecutionContext
 
-from schema import costs
+from schema import costs, shapes
 from schema.costs import Cost
 from tenants.buckets import Bucket
 from tenants.errors import RateLimited
 
-DEPTH = 10
-ALIASES = 30
-DIRECTIVES = 50
-FIELDS = 1000
-REPEATS = 200
-TOKENS = 2000
-CACHED = 1024
-_NULL = "\0"
+ERRORS = 5
+"""After how many the validation stops: each may show all of what is wrong."""
+KEPT_BYTES = 32 * 1024 * 1024
+_OF_TOKEN = 600
+"""About how many bytes a token takes in a document that was read, with where it stands and what it costs."""
+_ESCAPED_NULL = rb"\u0000"
+_NULL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
-class Shape(ValidationRule):
-    """Depth, aliases and fields of each operation, its fragments counted as often as they are spread.
+class Document(NamedTuple):
+    """A valid document, how many operations it has, and what each costs."""
 
-    Measured before any other rule looks at the document, and its end: comparing fields of one name, pair by pair, costs
-    the square of their number.
+    tree: DocumentNode
+    operations: int
+    costs: dict[str | None, Cost]
+
+
+class Invalid(Exception):
+    """What is wrong with a text.
+
+    Args:
+        errors: the first of them.
     """
 
-    def enter_document(self, node: DocumentNode, *_: Any) -> None:
-        measure = _Measure(self.context.document)
-        for definition in node.definitions:
-            if isinstance(definition, OperationDefinitionNode):
-                found = measure.of(definition.selection_set, frozenset())
-                for value, most, unit in zip(found, (DEPTH, ALIASES, FIELDS), _UNITS, strict=True):
-                    if value > most:
-                        raise ValidationAbortedError(f"The operation has more than {most} {unit}.", definition)
-            elif isinstance(definition, FragmentDefinitionNode):
-                measure.fragment(definition.name.value, frozenset())
-        if max(measure.names.values(), default=0) > REPEATS:
-            raise ValidationAbortedError(f"The document asks for one name more than {REPEATS} times.", node)
+    def __init__(self, errors: list[GraphQLError]) -> None:
+        super().__init__()
+        self.errors = errors
 
 
-_UNITS = ("levels", "aliases", "fields")
-_Size = tuple[int, int, int]
+class Documents:
+    """Reads texts, and keeps what was asked for last, as far as there is room.
 
+    Args:
+        rules: of validation.
+        hints: whether an error may name what is near in the schema, which takes long to find.
+        room: how many bytes may be kept, about.
+    """
 
-class _Measure:
-    """Measures each fragment once and adds its measure wherever it is spread."""
+    def __init__(self, rules: tuple[type[ASTValidationRule], ...], *, hints: bool, room: int = KEPT_BYTES) -> None:
+        self._rules = rules
+        self._hints = hints
+        self._room = room
+        self._kept: OrderedDict[str, Document] = OrderedDict()
+        self.size = 0
+        """How many bytes are kept, about."""
 
-    def __init__(self, document: DocumentNode) -> None:
-        self._fragments = {
-            definition.name.value: definition
-            for definition in document.definitions
-            if isinstance(definition, FragmentDefinitionNode)
-        }
-        self._known: dict[str, _Size] = {}
-        self.names: Counter[str] = Counter()
-        """How often each name stands in the measured selections."""
+    def find(self, text: str) -> Document | None:
+        """What was kept of a text."""
+        found = self._kept.get(text)
+        if found is not None:
+            self._kept.move_to_end(text)
+        return found
 
-    def of(self, selection: SelectionSetNode | None, within: frozenset[str]) -> _Size:
-        depth = aliases = fields = 0
-        for node in () if selection is None else selection.selections:
-            if isinstance(node, FragmentSpreadNode):
-                inner = self.fragment(node.name.value, within)
-            elif isinstance(node, FieldNode):
-                inner = self._field(node, within)
-            else:
-                inner = self.of(cast("InlineFragmentNode", node).selection_set, within)
-            depth = max(depth, inner[0])
-            aliases, fields = aliases + inner[1], fields + inner[2]
-        return depth, aliases, fields
+    def read(self, schema: GraphQLSchema, text: str) -> Document:
+        """Parse and validate a text.
 
-    def _field(self, node: FieldNode, within: frozenset[str]) -> _Size:
-        self.names[node.name.value if node.alias is None else node.alias.value] += 1
-        depth, aliases, fields = self.of(node.selection_set, within)
-        # Introspection is as deep as it is, and bounded by the schema.
-        depth = 0 if node.name.value.startswith("__") else depth + 1
-        return depth, aliases + (node.alias is not None), fields + 1
+        Raises:
+            Invalid: something is wrong with it.
+        """
+        try:
+            tree = parse(text, max_tokens=costs.TOKENS)
+        except GraphQLError as error:
+            raise Invalid([error]) from None
+        errors = validate(schema, tree, self._rules, max_errors=ERRORS, hide_suggestions=not self._hints)
+        if errors:
+            for found in errors:
+                found.extensions = {"code": "GRAPHQL_VALIDATION_FAILED", **(found.extensions or {})}
+            raise Invalid(errors)
+        operations = sum(isinstance(definition, OperationDefinitionNode) for definition in tree.definitions)
+        return Document(tree, operations, costs.of(schema, tree))
 
-    def fragment(self, name: str, within: frozenset[str]) -> _Size:
-        """The measure of a fragment, wherever it is spread."""
-        if name in within or name not in self._fragments:
-            return 0, 0, 0  # Another rule reports circles and unknown names.
-        if name not in self._known:
-            self._known[name] = self.of(self._fragments[name].selection_set, within | {name})
-        return self._known[name]
-
-
-class Directives(ValidationRule):
-    """How many directives a document may use."""
-
-    def __init__(self, context: Any) -> None:
-        super().__init__(context)
-        self._found = 0
-
-    def enter_directive(self, node: DirectiveNode, *_: Any) -> None:
-        self._found += 1
-        if self._found == DIRECTIVES + 1:
-            self.report_error(GraphQLError(f"The document has more than {DIRECTIVES} directives.", node))
-
-
-class NoNull(ValidationRule):
-    """No text in the document holds U+0000, which PostgreSQL can't store."""
-
-    def enter_string_value(self, node: StringValueNode, *_: Any) -> None:
-        if _NULL in node.value:
-            self.report_error(_null_error())
+    def keep(self, text: str, document: Document) -> None:
+        """Keep what was read; what nobody has asked for the longest goes."""
+        self._kept[text] = document
+        self.size += _size(text, document)
+        while self.size > self._room:
+            self.size -= _size(*self._kept.popitem(last=False))
 
 
 class Reader(SchemaExtension):
-    """Parses and validates each text once, and checks what validation leaves to be checked of a request.
+    """Reads each text once, and checks what validation leaves to be checked of a request.
 
     A document of several operations must say which one to run: strawberry would run the first. Variables must not hold
-    U+0000. An operation must cost no more than one may, nor than the caller has left; what it did not need is given
-    back. A text that can't be parsed is left to the schema, which knows how to say so on a stream.
+    U+0000. A text that is new costs what reading it takes, right or wrong. An operation must cost no more than one may,
+    nor than the caller has left; what it did not need is given back, unless something went wrong. Nothing is read of
+    who has nothing left, nor kept of strangers, who could put out what others ask for.
     """
 
-    def __init__(self, rules: tuple[type[ASTValidationRule], ...]) -> None:
-        self._rules = rules
+    def __init__(self, documents: Documents) -> None:
+        self._documents = documents
         self._cost: Cost | None = None
         """Of the operation that runs."""
         self._asked = self._charged = 0
 
     def on_operation(self) -> Iterator[None]:
         context = self.execution_context
-        context.parse_options["max_tokens"] = TOKENS
-        if wait := self._budget.wait(1):  # Whoever has nothing left is not even read.
-            context.graphql_document, context._provided_operation_name = _NOTHING, None
-            context.pre_execution_errors = [_too_soon(wait)]
-        else:
-            context.pre_execution_errors = self._refuse(context)
+        if context.query:  # Without one, the schema says so.
+            errors = self._refuse(context, context.query)
+            if context.graphql_document is None:
+                context.graphql_document, context._provided_operation_name = _NOTHING, None
+            context.pre_execution_errors = errors
         yield
 
     def get_results(self) -> dict[str, Any]:
@@ -165,7 +140,8 @@ class Reader(SchemaExtension):
                 return {}
             self._cost = None
             data = getattr(context.result, "data", None)
-            if data is not None:
+            # An error takes what was found out of the answer, not the work that it took.
+            if data is not None and not getattr(context.result, "errors", None):
                 self._charge(cost.found(data, context.variables) - self._asked)
         status = {
             "maximumAvailable": int(budget.size),
@@ -174,28 +150,36 @@ class Reader(SchemaExtension):
         }
         return {"cost": {"requested": self._asked, "actual": self._charged, "throttleStatus": status}}
 
-    def _refuse(self, context: ExecutionContext) -> list[GraphQLError] | None:
-        """Why an operation must not run; charges for it, and for reading what is refused. None: it can't be parsed."""
-        text = context.query or ""
-        try:
-            read = _read(context.schema._schema, self._rules, text)
-        except GraphQLError:
-            self._charge(costs.refusal(text))
-            return None
-        context.graphql_document = read.document
-        if errors := list(read.errors) or _errors(context, read.operations):
-            self._charge(costs.refusal(text))
-            return errors
-        cost = read.costs.get(context._provided_operation_name)
+    def _refuse(self, context: ExecutionContext, text: str) -> list[GraphQLError]:
+        """Why an operation must not run; charges for it, and for reading what is new or refused."""
+        if wait := self._budget.wait(1):
+            return [_too_soon(wait)]
+        document = self._documents.find(text)
+        if document is None:
+            try:
+                document = self._documents.read(context.schema._schema, text)
+            except Invalid as invalid:
+                self._charge(costs.REFUSAL + costs.reading(text))
+                return invalid.errors
+            self._charge(costs.reading(text, document.tree.token_count))
+            if context.context.scope is not None:
+                self._documents.keep(text, document)
+        context.graphql_document = document.tree
+        if context._provided_operation_name is None and document.operations > 1:
+            self._charge(costs.REFUSAL)
+            return [_several()]
+        cost = document.costs.get(context._provided_operation_name)
         if cost is None:
             return []  # There is no operation of this name: the schema says so.
         self._asked = cost.asked(context.variables)
         if self._asked > costs.MOST:
-            self._charge(costs.refusal(text))
+            self._charge(costs.REFUSAL)
             return [_too_dear(self._asked)]
         if wait := self._budget.wait(self._asked):
             return [_too_soon(wait)]
         self._charge(self._asked)
+        if context.variables and (error := _look_through(context.variables)):
+            return [error]
         self._cost = cost
         return []
 
@@ -212,32 +196,6 @@ class Reader(SchemaExtension):
 _NOTHING = parse("{ __typename }")
 
 
-class _Read(NamedTuple):
-    """A document, how many operations it has, what each costs, and what is wrong with it."""
-
-    document: DocumentNode
-    operations: int
-    costs: dict[str | None, Cost]
-    errors: Sequence[GraphQLError]
-
-
-def _errors(context: ExecutionContext, operations: int) -> list[GraphQLError]:
-    if context._provided_operation_name is None and operations > 1:
-        message = "The document has several operations: say which one in operationName."
-        return [GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})]
-    return [_null_error()] if _holds_null(context.variables) else []
-
-
-@lru_cache(maxsize=CACHED)
-def _read(schema: GraphQLSchema, rules: tuple[type[ASTValidationRule], ...], text: str) -> _Read:
-    document = parse(text, max_tokens=TOKENS)
-    operations = sum(isinstance(definition, OperationDefinitionNode) for definition in document.definitions)
-    errors = validate_document(schema, document, rules)
-    for error in errors:
-        error.extensions = {"code": "GRAPHQL_VALIDATION_FAILED", **(error.extensions or {})}
-    return _Read(document, operations, {} if errors else costs.of(schema, document), errors)
-
-
 def reader(*, introspection: bool) -> Callable[[], SchemaExtension]:
     """A factory of the extension that reads documents within limits, and keeps what it has read.
 
@@ -245,8 +203,28 @@ def reader(*, introspection: bool) -> Callable[[], SchemaExtension]:
         introspection: whether clients may read the schema from the service.
     """
     hidden = () if introspection else (NoSchemaIntrospectionCustomRule,)
-    rules = (*specified_rules, Shape, Directives, NoNull, *hidden)
-    return lambda: Reader(rules)
+    ours = (shapes.Shape, shapes.Directives, shapes.NoNull, MaybeNullValidationRule, OneOfInputValidationRule)
+    documents = Documents((*specified_rules, *ours, *hidden), hints=introspection)
+    return lambda: Reader(documents)
+
+
+def _size(text: str, document: Document) -> int:
+    return 2 * len(text) + _OF_TOKEN * document.tree.token_count
+
+
+def _look_through(variables: dict[str, Any]) -> GraphQLError | None:
+    """What is wrong with variables, whatever they are for. As JSON they are searched a hundred times as fast."""
+    try:
+        text = orjson.dumps(variables)
+    except TypeError:
+        message = "Variables must be JSON, at most 250 levels deep, with integers of at most 64 bits."
+        return GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})
+    return shapes.null_error() if _ESCAPED_NULL in text and _NULL.search(text) else None
+
+
+def _several() -> GraphQLError:
+    message = "The document has several operations: say which one in operationName."
+    return GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})
 
 
 def _too_soon(wait: float) -> GraphQLError:
@@ -257,15 +235,3 @@ def _too_soon(wait: float) -> GraphQLError:
 def _too_dear(points: int) -> GraphQLError:
     message = f"The operation may cost {points} points; {costs.MOST} is the most: ask for smaller pages."
     return GraphQLError(message, extensions={"code": "GRAPHQL_VALIDATION_FAILED"})
-
-
-def _null_error() -> GraphQLError:
-    return GraphQLError("Text must not hold the null character.", extensions={"code": "BAD_USER_INPUT"})
-
-
-def _holds_null(value: object) -> bool:
-    if isinstance(value, str):
-        return _NULL in value
-    if isinstance(value, dict):
-        return any(_holds_null(key) or _holds_null(inner) for key, inner in value.items())
-    return isinstance(value, list) and any(_holds_null(inner) for inner in value)

@@ -155,6 +155,14 @@ class Schema(strawberry.Schema):
             execution_context.result = GraphQLExecutionResult(data=None, errors=errors)
             return execution_context.result
 
+    def _get_custom_context_kwargs(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """How variables are checked: to the first errors, without what is near in the schema where that is hidden."""
+        return {
+            **super()._get_custom_context_kwargs(*args, **options),
+            "max_coercion_errors": guards.ERRORS,
+            "hide_suggestions": self.config.disable_field_suggestions,
+        }
+
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Every error passes the masking, which logs those that nobody expected."""
 

@@ -40,6 +40,7 @@ def _spend(caller: Caller) -> None:
 
 
 def test_an_answer_tells_what_it_cost(frugal: Api, tenant: Principal) -> None:
+    frugal.caller(tenant).ask(DEAR)  # It costs more when it is new.
     answer = frugal.caller(tenant).post(DEAR)
     status = answer.json()["extensions"]["cost"]
     assert (status["requested"], status["actual"]) == (DEAR_POINTS, 1)

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hypothesis_graphql import from_schema, nodes
 from strawberry.types import ExecutionResult
 
-from schema import costs, guards, root
+from schema import costs, guards, root, shapes
 from schema.context import Context
 from tenants import pages
 from tenants.buckets import Bucket
@@ -144,7 +144,7 @@ def test_no_query_answers_more_than_it_was_asked_for(tier: Tier) -> None:
     @given(from_schema(SIMULATED, custom_scalars=_SCALARS), st.data())
     def check(query: str, data: st.DataObject) -> None:
         document = parse(query)
-        if validate(SIMULATED, document, [guards.Shape]):
+        if validate(SIMULATED, document, [shapes.Shape]):
             return
         asked = {name: cost.asked(None) for name, cost in costs.of(SCHEMA._schema, document).items()}
         if max(asked.values()) > costs.MOST:
@@ -165,9 +165,11 @@ def test_no_query_answers_more_than_it_was_asked_for(tier: Tier) -> None:
 async def test_a_caller_is_told_what_it_cost_and_gets_back_what_was_not_needed(
     new_context: Callable[..., Context],
 ) -> None:
+    query = "{ viewer { kind } node(id: 1) { id } }"
+    await SCHEMA.execute(query, context_value=new_context("*"))  # It costs more when it is new.
     budget = Bucket(1000, 0.001)
     context = new_context("*", budget=budget)
-    result = await SCHEMA.execute("{ viewer { kind } node(id: 1) { id } }", context_value=context)
+    result = await SCHEMA.execute(query, context_value=context)
     assert result.extensions == {
         "cost": {
             "requested": 3,
@@ -181,8 +183,10 @@ async def test_a_caller_is_told_what_it_cost_and_gets_back_what_was_not_needed(
 async def test_a_caller_who_has_too_little_left_is_refused_and_pays_nothing(
     new_context: Callable[..., Context],
 ) -> None:
+    query = "{ runs { nodes { id } } }"
+    await SCHEMA.execute(query, context_value=new_context("*"))
     budget = Bucket(100, 0.01, level=50)
-    result = await SCHEMA.execute("{ runs { nodes { id } } }", context_value=new_context("*", budget=budget))
+    result = await SCHEMA.execute(query, context_value=new_context("*", budget=budget))
     assert result.data is None
     [error] = result.errors or []
     told = error.extensions or {}
@@ -196,7 +200,7 @@ async def test_a_caller_who_has_too_little_left_is_refused_and_pays_nothing(
 async def test_whoever_has_nothing_left_is_not_even_read(
     new_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "_read", None)
+    monkeypatch.setattr(guards, "parse", None)
     context = new_context("*", budget=Bucket(100, 1, level=120))
     for query in ("{ viewer { kind } }", "{", "mutation a { x }"):
         result = await SCHEMA.execute(query, context_value=context, operation_name="nobody")
@@ -206,20 +210,41 @@ async def test_whoever_has_nothing_left_is_not_even_read(
         assert [(error.extensions or {})["code"] for error in event.errors or []] == ["RATE_LIMITED"]
 
 
+async def test_reading_is_paid_for_once(new_context: Callable[..., Context]) -> None:
+    for actual in (7, 1):  # Five tokens on fewer than fifty characters, then known.
+        context = new_context("*")
+        result = await SCHEMA.execute("{ paid: __typename }", context_value=context)
+        assert result.errors is None
+        assert (result.extensions or {})["cost"]["actual"] == actual
+
+
 @pytest.mark.parametrize(
-    "query",
+    ("query", "points"),
     [
-        "{",
-        "{ nope }",
-        "{ " + " ".join(f"a{n}: __typename" for n in range(31)) + " }",
-        "query a { __typename } query b { __typename }",
-        "{ runs(first: 100) { nodes { events(first: 100) { edges { node { at } } } } } }",
+        ("{", costs.REFUSAL + 2),
+        ("{ nope }", costs.REFUSAL + 9),
+        ("{ " + " ".join(f"a{n}: __typename" for n in range(31)) + " }", costs.REFUSAL + 124),
+        ("query a { __typename } query b { __typename }", costs.REFUSAL + 11),
+        ("{ runs(first: 100) { nodes { events(first: 100) { edges { node { at } } } } } }", costs.REFUSAL + 27),
     ],
     ids=["syntax", "unknown field", "aliases", "two operations", "too dear"],
 )
-async def test_what_is_refused_is_charged(query: str, new_context: Callable[..., Context]) -> None:
+async def test_what_is_refused_is_charged_each_time(
+    query: str, points: int, new_context: Callable[..., Context]
+) -> None:
+    for _ in range(3):
+        budget = Bucket(1000, 0.001)
+        result = await SCHEMA.execute(query, context_value=new_context(stranger=True, budget=budget))
+        assert result.data is None
+        assert round(budget.level) >= points
+        assert (result.extensions or {})["cost"]["actual"] == round(budget.level)
+
+
+async def test_nothing_is_given_back_of_what_went_wrong(new_context: Callable[..., Context]) -> None:
+    query = "{ viewer { kind } run(id: 1) { id } runs(first: 100) { nodes { id } } }"
+    await SCHEMA.execute(query, context_value=new_context("*"))
     budget = Bucket(1000, 0.001)
     result = await SCHEMA.execute(query, context_value=new_context("*", budget=budget))
-    assert result.data is None
-    assert round(budget.level) == costs.refusal(query) >= 10
-    assert (result.extensions or {})["cost"]["actual"] == costs.refusal(query)
+    assert result.errors  # There is no database.
+    cost = (result.extensions or {})["cost"]
+    assert cost["requested"] == cost["actual"] == round(budget.level) > 100
