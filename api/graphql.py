@@ -10,7 +10,7 @@ import orjson
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
 from graphql import FieldNode, GraphQLError, OperationDefinitionNode, OperationType, parse
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 from starlette.websockets import WebSocket
@@ -34,6 +34,8 @@ from tenants.errors import RateLimited, TenantryError, Unauthenticated, Unavaila
 from tenants.settings import Settings
 
 QUERY_BYTES = 64 * 1024
+STRANGER_BYTES = 64 * 1024
+_FREE_BYTES, _BYTES_A_POINT = 16 * 1024, 512
 _STANDARD_TYPE = "application/graphql-response+json"
 _BULK_FIELD = "triggerBackgroundTasks"
 _INIT_SECONDS = 5
@@ -97,11 +99,16 @@ class View(GraphQL[Context, None]):
         request = Request(scope, receive)
         try:
             response = await self.run(request)
+            if isinstance(response, StreamingResponse):
+                self._take_place(request)
         except HTTPException as error:
             response = answers.failure(error.status_code, "BAD_USER_INPUT", error.reason)
         except TenantryError as error:
             response = answers.refusal(error)
-        await response(scope, receive, send)
+        try:
+            await response(scope, receive, send)
+        finally:
+            self._leave(request)
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         """The request's context. A refused token or key is told where a field needs one; on a socket, at its start."""
@@ -117,7 +124,28 @@ class View(GraphQL[Context, None]):
             context.refusal = refusal
         if context.scope is None:
             context.budget = self.limits.strangers.of(limits.address(request.scope))
+        request.state.context = context
+        if request.method == "POST":
+            self._admit_body(context, len(await request.body()))
         return context
+
+    def _admit_body(self, context: Context, size: int) -> None:
+        """Refuse what is too large before it is looked at."""
+        if context.scope is None and size > STRANGER_BYTES:
+            refusal = HTTPException(413, f"A request of a stranger must be at most {STRANGER_BYTES} bytes.")
+            raise context.refusal or refusal
+        self.charge(context, size)
+
+    def charge(self, context: Context, size: int) -> None:
+        """Charge for the bytes of a request or a frame, where there are many, beside what its operation costs.
+
+        Raises:
+            RateLimited: the caller has nothing left.
+        """
+        if size > _FREE_BYTES:
+            if wait := context.budget.wait(1):
+                raise RateLimited("Your budget is used up: wait, or send less.", retry_after_seconds=wait)
+            context.budget.pour((size - _FREE_BYTES) // _BYTES_A_POINT)
 
     async def admit(self, context: Context, text: str, connection: HTTPConnection) -> None:
         """Let the caller in whom a token or a key speaks for, from where it comes.
@@ -239,8 +267,25 @@ class View(GraphQL[Context, None]):
         try:
             await self.run(socket)
         finally:
-            self.limits.sockets_by_address.leave(socket)
-            self.limits.sockets_by_tenant.leave(socket)
+            self._leave(socket)
+
+    def _take_place(self, request: Request) -> None:
+        """Take one of the places of sockets for a stream over HTTP.
+
+        Raises:
+            RateLimited: all are taken.
+        """
+        scope = request.state.context.scope
+        if scope is None:
+            taken = self.limits.sockets_by_address.take(request, limits.address(request.scope))
+        else:
+            taken = self.limits.sockets_by_tenant.take(request, scope.principal.tenant)
+        if not taken:
+            raise RateLimited("Too many streams: wait a moment.", retry_after_seconds=_INIT_SECONDS)
+
+    def _leave(self, connection: HTTPConnection) -> None:
+        self.limits.sockets_by_address.leave(connection)
+        self.limits.sockets_by_tenant.leave(connection)
 
     async def _end(self, text: str) -> NoReturn:
         """Wait until a stream over HTTP must end."""

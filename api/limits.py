@@ -13,8 +13,8 @@ from uuid import UUID
 import redis
 import redis.asyncio
 import structlog
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
-from starlette.websockets import WebSocket
 
 from api.backoff import BackOff
 from tenants import names
@@ -129,7 +129,7 @@ class Budgets(Buckets[tuple[UUID, str]]):
 
 
 class Places(Generic[K]):
-    """How many sockets each of many has open, and may have.
+    """How many sockets and streams each of many has open, and may have.
 
     Args:
         most: how many one may have.
@@ -137,10 +137,10 @@ class Places(Generic[K]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._held: dict[WebSocket, K] = {}
+        self._held: dict[HTTPConnection, K] = {}
         self._taken: Counter[K] = Counter()
 
-    def take(self, socket: WebSocket, key: K) -> bool:
+    def take(self, socket: HTTPConnection, key: K) -> bool:
         """Take a place for a socket; whether one was free."""
         if self._taken[key] >= self._most:
             return False
@@ -148,7 +148,7 @@ class Places(Generic[K]):
         self._held[socket] = key
         return True
 
-    def leave(self, socket: WebSocket) -> None:
+    def leave(self, socket: HTTPConnection) -> None:
         """Give back the socket's place, where it has one."""
         key = self._held.pop(socket, None)
         if key is not None:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from api.shared import Shared
 from tenants.errors import Unavailable
 
 REQUESTS = Counter("tenantry_http_requests_total", "HTTP requests answered.", ["method", "route", "status"])
@@ -39,7 +40,7 @@ def observe(scope: Scope, status: int, seconds: float) -> None:
 
 
 class Page:
-    """`GET /metrics`.
+    """`GET /metrics`: all who ask within a second are told the same.
 
     Args:
         count_alarms: how many tenants have used 80 % of each quota.
@@ -47,11 +48,15 @@ class Page:
 
     def __init__(self, count_alarms: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
         self._count_alarms = count_alarms
+        self._told = Shared(self._tell)
 
     async def show(self, _: Request) -> Response:
         """The figures of this process; and of the installation, as long as its database answers."""
+        return Response(await self._told.get(), media_type=CONTENT_TYPE_LATEST)
+
+    async def _tell(self) -> bytes:
         ALARMS.clear()
         with suppress(Unavailable):
             for quota, tenants in (await self._count_alarms()).items():
                 ALARMS.labels(quota).set(tenants)
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return generate_latest()

@@ -171,6 +171,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
     def _find_document(self, payload: SubscribeMessagePayload) -> None:
         """Put the text of the operation in the place of its hash, and refuse what is too large."""
         view = cast("View", self.view)
+        view.charge(self.context, cast("Socket", self.websocket).last_size)
         query = view.find_document(self.context, payload.get("query"), payload.get("extensions"))
         if query is None:
             raise InvalidInput("The payload must have a query.")

@@ -82,6 +82,20 @@ def test_what_is_refused_is_charged(frugal: Api, tenant: Principal) -> None:
     assert answers[-1] == "RATE_LIMITED"
 
 
+def test_what_is_large_costs_more(frugal: Api, tenant: Principal) -> None:
+    def left(size: int) -> float:
+        answer = frugal.caller(tenant).post(CHEAP, {"unused": "x" * size})
+        available: float = answer.json()["extensions"]["cost"]["throttleStatus"]["currentlyAvailable"]
+        return available
+
+    frugal.caller(tenant).ask(CHEAP)
+    assert left(10) - left(200_000) > 300
+    assert left(10) - left(10_000) < 50
+    spender = frugal.caller(tenant)
+    _spend(spender)
+    assert [spender.post(CHEAP, {"unused": "x" * 200_000}).status_code for _ in range(2)][-1] == 429
+
+
 def test_processes_agree_on_what_is_left(frugal: Api, tenant: Principal, installation: Installation) -> None:
     with apis.running(installation, "second", **SMALL) as second:
         here = frugal.caller(tenant)

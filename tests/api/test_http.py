@@ -11,7 +11,7 @@ import pytest
 from api.graphql import QUERY_BYTES
 from tenants import ids
 from tenants.context import Principal
-from tests.support.apis import Api
+from tests.support.apis import Api, Caller
 from tests.support.installations import Installation
 
 STANDARD = "application/graphql-response+json"
@@ -92,6 +92,14 @@ def test_only_a_bulk_trigger_may_be_large(api: Api, tenant: Principal, operation
         inputs = [{"taskName": "echo", "args": {"value": "x" * 3000}} for _ in range(100)]
         assert caller.ask(BULK, i=inputs)["triggerBackgroundTasks"]["success"] is True
         assert caller.post(BULK, {"i": [{"taskName": "x" * 3_000_000}]}).status_code == 413
+
+
+def test_a_stranger_is_not_listened_to_for_long(api: Api, tenant: Principal) -> None:
+    stranger, gone = api.stranger(), Caller(api.url, api.client, "tnt_live_" + "A" * 30 + "_AAAAAA")
+    for caller, status in ((stranger, 413), (gone, 401), (api.caller(tenant), 200)):
+        inputs = [{"taskName": "echo", "args": {"value": "x" * 2000}} for _ in range(50)]
+        assert caller.post(BULK, {"i": inputs}).status_code == status
+        assert caller.post("{ __typename }", {"unused": "x" * 1000}).status_code == 200
 
 
 def test_a_long_query_is_refused(api: Api, tenant: Principal) -> None:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import httpx2
 import psycopg2
 import pytest
+import redis
 
 from api import embedded
 from api.embedded import Servers
@@ -178,6 +180,20 @@ def test_readiness_names_what_is_missing(installation: Installation) -> None:
             "workers": False,
         }
         assert "celery -A tasks.worker beat" in checks["dispatcher"]["problem"]
+
+
+def test_however_many_ask_whether_all_is_well_it_is_looked_up_once_a_second(api: Api) -> None:
+    with closing(redis.Redis.from_url(api.installation.redis_url)) as client, ThreadPoolExecutor(8) as pool:
+
+        def looked_up() -> int:
+            statistics: Any = client.info("commandstats")
+            return int(statistics.get("cmdstat_ping", {"calls": 0})["calls"])
+
+        before, started = looked_up(), time.monotonic()
+        asked = [pool.submit(api.client.get, f"{api.url}/health/ready") for _ in range(200)]
+        answers = {(answer.result().status_code, answer.result().text) for answer in asked}
+        assert len(answers) <= 2 + time.monotonic() - started
+        assert 1 <= looked_up() - before <= 2 + time.monotonic() - started
 
 
 def _take_away(between: Proxy) -> tuple[str, int]:

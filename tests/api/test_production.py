@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import psycopg2
 import pytest
 
 from tenants.context import Principal
 from tests.support import apis, streams
-from tests.support.apis import Api
-from tests.support.installations import Installation
+from tests.support.apis import Api, Caller
+from tests.support.installations import Installation, eventually
 
 ENVIRONMENT = {
     "TENANTRY_ENVIRONMENT": "production",
@@ -117,6 +118,36 @@ def test_an_answer_that_is_too_large_is_not_sent(api: Api, tenant: Principal) ->
         assert (frame["id"], frame["type"], frame["payload"]["data"]) == ("1", "next", None)
         assert frame["payload"]["errors"][0]["extensions"]["code"] == "BAD_USER_INPUT"
         assert socket.receive()["type"] == "complete"
+
+
+def test_streams_over_http_take_the_places_of_sockets(api: Api, tenant: Principal, other_tenant: Principal) -> None:
+    caller = api.caller(tenant)
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(streams.events(caller, streams.ALL_UPDATES))
+        with streams.socket(caller):
+            refused = caller.post(streams.ALL_UPDATES, Accept="text/event-stream")
+            assert refused.status_code == 429
+            assert refused.json()["errors"][0]["extensions"]["code"] == "RATE_LIMITED"
+            assert int(refused.headers["retry-after"]) >= 1
+            with streams.events(api.caller(other_tenant), "{ viewer { kind } }") as events:
+                assert next(events)[0] == "next"
+            assert caller.ask("{ viewer { kind } }")
+        stack.enter_context(streams.events(caller, streams.ALL_UPDATES))
+        with streams.socket(caller, begun=False) as socket:
+            socket.send({"type": "connection_init", "payload": {"authorization": f"Bearer {caller.credential}"}})
+            assert socket.closed() == 1013
+    with ExitStack() as stack:
+        for _ in range(5):
+            assert eventually(lambda: _opens(stack, caller))
+
+
+def _opens(stack: ExitStack, caller: Caller) -> bool:
+    try:
+        stack.enter_context(streams.events(caller, streams.ALL_UPDATES))
+    except AssertionError:
+        return False
+    return True
 
 
 def test_an_operation_that_takes_too_long_is_ended(api: Api, tenant: Principal, installation: Installation) -> None:
