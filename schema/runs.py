@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated
 from uuid import UUID
 
+import orjson
 import strawberry
 
 from schema import nodes, paging, permissions
@@ -18,7 +21,9 @@ from schema.schedules import Schedule
 from tasks.engine import filters, models, runs
 from tasks.engine.states import RunState
 from tenants import ids, log
-from tenants.errors import InvalidInput, Issue, NotFound
+from tenants.errors import InvalidInput, Issue, NotFound, RateLimited
+
+_SMALL_BYTES, _BYTES_A_POINT = 4096, 256
 
 strawberry.enum(
     RunState,
@@ -68,10 +73,8 @@ class Run(Node):
     state: RunState
     queue: str
     priority: int
-    args: JSON = strawberry.field(description="What looks like a secret is blotted out.")
     attempt: int
     max_attempts: int
-    result: JSON | None
     error: RunError | None
     idempotency_key: str | None
     concurrency_key: str | None
@@ -82,6 +85,27 @@ class Run(Node):
     started_at: datetime | None
     finished_at: datetime | None
     worker_seconds: float
+
+    @strawberry.field(description="What looks like a secret is blotted out.")
+    async def args(self, info: Info) -> JSON:
+        args = self.row.__dict__.get("args")
+        if args is None:  # The row came in a list, without what may be large.
+            args = await info.context.loaders.args.load(self.row.id)
+        if args is None:
+            raise NotFound
+        await _pay(info, args)
+        return JSON(log.blotted(args))
+
+    @strawberry.field
+    async def result(self, info: Info) -> JSON | None:
+        if "result" in self.row.__dict__:
+            result = self.row.result
+        else:
+            result = await info.context.loaders.results.load(self.row.id)
+        if result is None:
+            return None
+        await _pay(info, result)
+        return JSON(result)
 
     @strawberry.field
     async def progress(self, info: Info) -> Progress | None:
@@ -166,10 +190,8 @@ def show(row: models.Run) -> Run:
         state=RunState(row.state),
         queue=row.queue,
         priority=row.priority,
-        args=JSON(log.blotted(row.args)),
         attempt=row.attempt,
         max_attempts=row.max_attempts,
-        result=None if row.result is None else JSON(row.result),
         error=None if row.error is None else _show_error(row.error),
         idempotency_key=row.idempotency_key,
         concurrency_key=row.concurrency_key,
@@ -220,6 +242,27 @@ def _known(kind: str, texts: Collection[str]) -> list[UUID]:
         except NotFound:
             continue
     return known
+
+
+async def _pay(info: Info, value: object) -> None:
+    """Pay for a large value by its size, and wait: one is shown at a time, and others are served in between.
+
+    Raises:
+        RateLimited: the caller has nothing left.
+    """
+    size = len(orjson.dumps(value))
+    if size <= _SMALL_BYTES:
+        return
+    async with _turn(asyncio.get_running_loop()):
+        if wait := info.context.budget.wait(1):
+            raise RateLimited("Your budget is used up: wait, or ask for less.", retry_after_seconds=wait)
+        info.context.budget.pour(size // _BYTES_A_POINT)
+        await asyncio.sleep(0)
+
+
+@lru_cache(maxsize=1)
+def _turn(_: asyncio.AbstractEventLoop) -> asyncio.Lock:
+    return asyncio.Lock()
 
 
 def _show_error(error: dict[str, object]) -> RunError:

@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from tasks.engine import filters, requests
 from tasks.engine.filters import RunFilter
@@ -30,6 +30,7 @@ from tenants.errors import (
 )
 from tenants.pages import Page
 
+_BRIEF = (defer(Run.args), defer(Run.result))
 _TRIGGER = text("SELECT * FROM trigger_runs(:tenant, :kind, :actor, CAST(:runs AS jsonb), :kept, :step)")
 
 
@@ -122,8 +123,18 @@ def get(session: Session, run_id: UUID) -> Run:
 
 
 def get_many(session: Session, run_ids: Collection[UUID]) -> dict[UUID, Run]:
-    """Several runs of the tenant by id; what does not exist is left out."""
-    return {run.id: run for run in session.scalars(select(Run).where(Run.id.in_(run_ids)))}
+    """Several runs of the tenant by id, without arguments and results; what does not exist is left out."""
+    return {run.id: run for run in session.scalars(select(Run).options(*_BRIEF).where(Run.id.in_(run_ids)))}
+
+
+def args_of(session: Session, run_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
+    """The arguments of those runs that there are."""
+    return dict(session.execute(select(Run.id, Run.args).where(Run.id.in_(run_ids))).tuples().all())
+
+
+def results_of(session: Session, run_ids: Collection[UUID]) -> dict[UUID, Any]:
+    """The results of those runs that there are."""
+    return dict(session.execute(select(Run.id, Run.result).where(Run.id.in_(run_ids))).tuples().all())
 
 
 def page(
@@ -135,10 +146,10 @@ def page(
     last: int | None = None,
     before: str | None = None,
 ) -> Page[Run]:
-    """One page of runs, newest first."""
+    """One page of runs, newest first, without arguments and results, which may be large."""
     return pages.read(
         session,
-        filters.matching(select(Run), wanted),
+        filters.matching(select(Run), wanted).options(*_BRIEF),
         Run.id,
         "run",
         first=first,

@@ -15,6 +15,7 @@ from tests.support.installations import Installation, eventually
 
 DEAR = "{ runs(first: 100) { nodes { id } } }"
 DEAR_POINTS = 111
+ECHO = 'mutation($a: JSON) { triggerBackgroundTask(taskName: "echo", args: $a) { success } }'
 CHEAP = "{ viewer { kind } }"
 SMALL = {"TENANTRY_API__BUDGET_POINTS": "400", "TENANTRY_API__BUDGET_POINTS_PER_SECOND": "20"}
 RARE = {
@@ -94,6 +95,25 @@ def test_what_is_large_costs_more(frugal: Api, tenant: Principal) -> None:
     spender = frugal.caller(tenant)
     _spend(spender)
     assert [spender.post(CHEAP, {"unused": "x" * 200_000}).status_code for _ in range(2)][-1] == 429
+
+
+def test_large_arguments_cost_by_their_size_and_nothing_where_nobody_asks(frugal: Api, tenant: Principal) -> None:
+    args = {"value": [f"part {number}" for number in range(4000)]}
+    frugal.caller(tenant).ask(ECHO, a=args)
+
+    def left(query: str) -> float:
+        frugal.caller(tenant).ask(query)  # It costs more when it is new.
+        answer = frugal.caller(tenant).post(query).json()
+        assert "errors" not in answer, answer
+        assert answer["data"]["runs"]["nodes"][0].get("args", args) == args
+        available: float = answer["extensions"]["cost"]["throttleStatus"]["currentlyAvailable"]
+        return available
+
+    assert 150 < left("{ runs(first: 1) { nodes { id } } }") - left("{ runs(first: 1) { nodes { args } } }") < 250
+    shown = [frugal.caller(tenant)] * 2 + [frugal.caller(tenant)]
+    again = "{ " + " ".join(f"a{n}: runs(first: 1) {{ nodes {{ args }} }}" for n in range(5)) + " }"
+    answers = [caller.post(again).json() for caller in shown]
+    assert all(answer["errors"][0]["extensions"]["code"] == "RATE_LIMITED" for answer in answers)
 
 
 def test_processes_agree_on_what_is_left(frugal: Api, tenant: Principal, installation: Installation) -> None:
