@@ -129,12 +129,12 @@ def get_many(session: Session, run_ids: Collection[UUID]) -> dict[UUID, Run]:
 
 def args_of(session: Session, run_ids: Collection[UUID]) -> dict[UUID, dict[str, Any]]:
     """The arguments of those runs that there are."""
-    return dict(session.execute(select(Run.id, Run.args).where(Run.id.in_(run_ids))).tuples().all())
+    return dict(session.execute(select(Run.id, Run.args).where(Run.id.in_(run_ids))).all())
 
 
 def results_of(session: Session, run_ids: Collection[UUID]) -> dict[UUID, Any]:
     """The results of those runs that there are."""
-    return dict(session.execute(select(Run.id, Run.result).where(Run.id.in_(run_ids))).tuples().all())
+    return dict(session.execute(select(Run.id, Run.result).where(Run.id.in_(run_ids))).all())
 
 
 def page(
