@@ -102,7 +102,7 @@ class Place:
     @property
     def credential(self) -> str:
         """An integration credential."""
-        self.caller.ask('mutation { setCredential(input: {name: "stripe", secret: "x"}) { success } }')
+        self.caller.ask('mutation { setCredential(input: {name: "stripe", secret: "a secret"}) { success } }')
         return "stripe"
 
     @property
@@ -146,7 +146,7 @@ CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
     "removeCredential": ("credential.remove", lambda place: f'(name: "{place.credential}")'),
     "rotateApiKey": ("key.rotate", lambda place: f'(id: "{place.key}")'),
     "revokeApiKey": ("key.revoke", lambda place: f'(id: "{place.key}")'),
-    "setCredential": ("credential.set", lambda place: '(input: {name: "mail", secret: "x"})'),
+    "setCredential": ("credential.set", lambda place: '(input: {name: "mail", secret: "a secret"})'),
     "setIdentityProvider": (
         "provider.set",
         lambda place: '(input: {name: "corp", issuer: "https://corp.example", clientId: "c"})',

@@ -652,3 +652,14 @@ def test_nothing_of_a_login_stands_in_the_log(api: Api, browser: Browser, issuer
     log = api.installation.log(api.name)
     assert "login_refused" in log
     assert [secret for secret in secrets if isinstance(secret, str) and secret in log] == []
+
+
+def test_a_client_secret_that_is_a_word_alters_nothing_that_others_are_shown(
+    api: Api, other_tenant: Principal, configure: Callable[..., None], slug: str
+) -> None:
+    configure(clientSecret="customer")
+    assert Browser(api.url, f"/auth/{slug}/oidc/corp").begin().status_code == 303
+    args = {"value": "invoice for customer 17"}
+    run = api.installation.trigger(other_tenant, "diagnostics.echo", args)
+    query = "query($i: ID!) { run(id: $i) { args } }"
+    assert api.caller(other_tenant).ask(query, i=ids.show("run", run))["run"]["args"] == args
