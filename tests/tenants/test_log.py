@@ -70,15 +70,13 @@ def test_a_secret_that_was_given_is_blotted_out_wherever_it_stands() -> None:
 
 
 def test_a_secret_is_hidden_only_while_it_is_used_and_only_where() -> None:
-    met: list[str] = []
     seen = {}
+    both_hide = asyncio.Barrier(2)
 
     async def work(own: str, other: str) -> None:
         with log.hiding():
             log.hide(own)
-            met.append(own)
-            while len(met) < 2:
-                await asyncio.sleep(0)
+            await both_hide.wait()
             seen[own] = log.blot(f"{own} {other}"), log.redact(None, "info", {"why": f"{own} {other}"})["why"]
 
     async def both() -> None:
