@@ -152,7 +152,7 @@ class AuditEntry(TenantRow, Base):
     __table_args__ = (
         ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
         Index("uq_audit_entries_position", "tenant_id", "position", unique=True),
-        Index("ix_audit_entries_unsealed", "xid", "id", postgresql_where=text("position IS NULL")),
+        Index("ix_audit_entries_unsealed", "tenant_id", "xid", "id", postgresql_where=text("position IS NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(Key, primary_key=True)

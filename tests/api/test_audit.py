@@ -347,6 +347,29 @@ def test_entries_are_sealed_in_portions_each_tenant_in_its_own_chain(
     assert longer.head != whole.head
 
 
+def test_no_tenants_entries_wait_for_the_seal_behind_the_many_of_another(
+    installation: Installation, hands: Hands, tenant: Principal, other_tenant: Principal
+) -> None:
+    _seal_all(installation, hands)
+    _write(installation, tenant, 30)
+    _write(installation, other_tenant, 1)
+    portions: list[int] = []
+
+    def is_sealed() -> bool:
+        portions.append(_seal(hands, 10))
+        return _verdict(installation, other_tenant).waiting == 0
+
+    eventually(is_sealed)
+    assert sum(portions) == 6, "five of the one, and the one of the other"
+    _write(installation, other_tenant, 1)
+    eventually(lambda: _seal(hands, 1))
+    assert _verdict(installation, other_tenant).waiting == 1, "with a place for one, who has waited longest has it"
+    _seal_all(installation, hands)
+    for each, number in ((tenant, 30), (other_tenant, 2)):
+        verdict = _verdict(installation, each)
+        assert (verdict.sealed, verdict.waiting, verdict.broken) == (number, 0, None)
+
+
 @pytest.mark.parametrize(
     ("statement", "broken"),
     [
