@@ -77,7 +77,7 @@ def configure(current: Settings) -> None:
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A processor that blots out values under secret names, texts that look like credentials, and secrets in use."""
+    """A processor that blots out values under secret names, texts that look like secrets, and secrets in use."""
     fixed = _FIXED if event.get("_from_structlog", True) else _FIXED - {"event"}
     secrets = _own | (_hidden.get() or set())
     for name, value in event.items():
