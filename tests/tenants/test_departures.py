@@ -13,9 +13,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.orm import Session
 
-from tenants import db, identities, identity, ids, invitations, lifecycle, links, providers, system
+from tenants import db, identities, ids, invitations, lifecycle, links, members, providers, system
 from tenants.context import Principal, Role
-from tenants.identities import Person
+from tenants.identities import Claims
 from tests.support.installations import Installation, eventually
 
 CORP = providers.ProviderRequest(
@@ -75,11 +75,10 @@ def _blocked(installation: Installation) -> None:
 
 @pytest.fixture
 def ada(installation: Installation, tenant: Principal) -> Ada:
-    """An owner of the tenant, beside another."""
+    """A member of the tenant."""
     name = f"ada-{ids.new()}"
-    for email in (f"grace-{name}@example.org", f"{name}@example.org"):
-        user = system.enroll(installation.settings, email, "correct horse battery staple")
-        installation.write(tenant, identity.join, user, Role.OWNER)
+    user = system.enroll(installation.settings, f"{name}@example.org", "correct horse battery staple")
+    installation.write(tenant, members.join, user, Role.MEMBER)
     [(password_hash,)] = installation.rows("SELECT password_hash FROM users WHERE id = %s", str(user))
     return Ada(user, name, password_hash, installation)
 
@@ -92,13 +91,13 @@ def _by_invitation(ada: Ada, other: Principal) -> Joining:
 def _by_signing_up(ada: Ada, other: Principal) -> Joining:
     desk = system.desk("tests")
     row = ada.installation.write(desk, links.ask_sign_up, ada.installation.settings, ada.email, ada.name, None, "UTC")
-    return desk, lambda session: links.sign_up(session, row.id, ada.name, [], ada.password_hash)
+    return desk, lambda session: links.sign_up(session, row.id, ada.name, [], ada.user, ada.password_hash)
 
 
 def _by_a_provider(ada: Ada, other: Principal) -> Joining:
     ada.installation.write(other, providers.put, ada.installation.settings, CORP)
-    person = Person(CORP.issuer, "ada", ada.email, email_verified=True)
-    return other, lambda session: identities.admit(session, "corp", person)
+    claims = Claims(CORP.issuer, "ada", ada.email, email_verified=True)
+    return other, lambda session: identities.admit(session, "corp", claims)
 
 
 def _erase(ada: Ada, tenant: Principal) -> Callable[[], None]:
@@ -110,7 +109,7 @@ def _erase(ada: Ada, tenant: Principal) -> Callable[[], None]:
 
 
 def _leave(ada: Ada, tenant: Principal) -> Callable[[], None]:
-    return lambda: ada.installation.write(tenant, identity.leave, ada.user)
+    return lambda: ada.installation.write(tenant, members.remove, ada.user, [])
 
 
 JOINS = (_by_invitation, _by_signing_up, _by_a_provider)
@@ -139,7 +138,7 @@ def test_who_joins_after_their_last_membership_has_begun_to_end_is_a_person_anew
     principal, joining = _by_invitation(ada, other_tenant)
     entering = threading.Thread(target=installation.write, args=(principal, joining))
     with _session(installation, tenant) as session:
-        identity.leave(session, ada.user)
+        members.remove(session, ada.user, [])
         entering.start()
         _blocked(installation)
         session.commit()
@@ -152,21 +151,21 @@ def test_who_joins_after_their_last_membership_has_begun_to_end_is_a_person_anew
 def test_who_is_a_member_nowhere_any_more_is_forgotten(
     installation: Installation, tenant: Principal, other_tenant: Principal, ada: Ada, end: Any
 ) -> None:
-    installation.write(other_tenant, identity.join, ada.user, Role.MEMBER)
+    installation.write(other_tenant, members.join, ada.user, Role.MEMBER)
     end(ada, tenant)()
     assert ada.is_known()
     assert ada.slugs() == [_slug(installation, other_tenant)]
-    installation.write(other_tenant, identity.leave, ada.user)
+    installation.write(other_tenant, members.remove, ada.user, [])
     assert not ada.is_known()
 
 
 def test_of_two_last_memberships_that_end_at_once_one_takes_the_person_along(
     installation: Installation, tenant: Principal, other_tenant: Principal, ada: Ada
 ) -> None:
-    installation.write(other_tenant, identity.join, ada.user, Role.MEMBER)
+    installation.write(other_tenant, members.join, ada.user, Role.MEMBER)
     second = threading.Thread(target=_leave(ada, other_tenant))
     with _session(installation, tenant) as session:
-        identity.leave(session, ada.user)
+        members.remove(session, ada.user, [])
         second.start()
         _blocked(installation)
         session.commit()
