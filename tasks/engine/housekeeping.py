@@ -26,6 +26,8 @@ _SEALED = 1000
 """Entries at a time: a tenth of a second."""
 _AGAIN_SECONDS = 300.0
 """After a round that was cut short, or found a table in use."""
+_KEPT = timedelta(days=7)
+"""How long it can be seen that a login or a link in a mail has ended."""
 _PARTITIONS_AHEAD_DAYS = 30
 _PORTION = 5000
 _ANSWER_SECONDS = 360.0
@@ -106,6 +108,8 @@ class Housekeeping:
             self._limit_states,
             self._bulk_actions,
             self._workers,
+            self._links,
+            self._logins,
             self._ended_weeks,
             self._effects,
         ):
@@ -169,6 +173,12 @@ class Housekeeping:
 
     def _workers(self, ledger: Ledger) -> Portions:
         return _until_none(ledger, _WORKERS)
+
+    def _links(self, ledger: Ledger) -> Portions:
+        return _until_none(ledger, "SELECT delete_ended_links(now() - %s, %s)", _KEPT, _PORTION)
+
+    def _logins(self, ledger: Ledger) -> Portions:
+        return _until_none(ledger, "SELECT delete_ended_logins(now() - %s, %s)", _KEPT, _PORTION)
 
     def _ended_weeks(self, ledger: Ledger) -> Portions:
         for _ in _until_none(ledger, "SELECT drop_ended_partitions(clock_timestamp() - %s)", self._retention):

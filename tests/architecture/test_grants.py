@@ -78,6 +78,8 @@ DEFINERS = {
     "count_alarms": {"tenantry_app"},
     "create_tenant": {"tenantry_system"},
     "delete_effects_of_no_run": {"tenantry_system"},
+    "delete_ended_links": {"tenantry_system"},
+    "delete_ended_logins": {"tenantry_system"},
     "delete_expired_keys": {"tenantry_system"},
     "delete_finished_bulk_actions": {"tenantry_system"},
     "drop_empty_order_partitions": {"tenantry_system"},

@@ -102,10 +102,15 @@ def _by_a_provider(ada: Ada, other: Principal) -> Joining:
 
 def _erase(ada: Ada, tenant: Principal) -> Callable[[], None]:
     settings = ada.installation.settings
-    lifecycle.begin_erasure(settings, tenant.tenant, "tests")
-    for _ in lifecycle.erase_rows(settings, tenant.tenant):
-        pass
-    return lambda: lifecycle.end(settings, tenant.tenant)
+    with system.connect(settings) as connection:
+        lifecycle.begin_erasure(connection, tenant.tenant, "tests")
+        list(lifecycle.erase_rows(connection, tenant.tenant))
+
+    def end() -> None:
+        with system.connect(settings) as connection:
+            lifecycle.end(connection, tenant.tenant)
+
+    return end
 
 
 def _leave(ada: Ada, tenant: Principal) -> Callable[[], None]:
