@@ -26,7 +26,7 @@ from tenants.settings import KeyRing, Settings
 _PARTS = struct.Struct(">B16s16s")
 _LONGEST = 500
 _NO_TENANT = UUID(int=0)
-_LONGEST_NAME = 200
+_LONGEST_NAME = 60
 _FIND = text("SELECT * FROM find_link(:kind, :link)")
 _RESET = text("SELECT reset_password(:link, :hash) AS user_id")
 _SIGN_UP = text("SELECT sign_up(:link, :tenant, :slug, :families, :user, :hash, :entry, :actor, :shown)")

@@ -81,10 +81,7 @@ class Usage(TenantRow, Base):
     """What a tenant has used in a month; and whether it was told that it nears a quota."""
 
     __tablename__ = "usage"
-    __table_args__ = (
-        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
-        Index("ix_usage_alarmed", "period", "kind", postgresql_where=text("alarmed_at IS NOT NULL")),
-    )
+    __table_args__ = (ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),)
 
     period: Mapped[date] = mapped_column(Date, primary_key=True)
     """The first day of the month, in UTC."""

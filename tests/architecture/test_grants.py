@@ -75,7 +75,6 @@ DEFINERS = {
     "change_password": {"tenantry_app"},
     "bring_in": {"tenantry_app"},
     "assign_plan": {"tenantry_app"},
-    "count_alarms": {"tenantry_app"},
     "create_tenant": {"tenantry_system"},
     "delete_effects_of_no_run": {"tenantry_system"},
     "delete_ended_links": {"tenantry_system"},
