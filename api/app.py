@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -36,7 +35,7 @@ from tasks import registry
 from tasks.engine import publish
 from tasks.engine.publish import Bells
 from tasks.engine.streams import Hub
-from tenants import log, quotas, roles, settings
+from tenants import log, roles, settings
 from tenants.db import AsyncDatabase
 from tenants.errors import Misconfigured
 from tenants.settings import Settings
@@ -103,7 +102,7 @@ def assemble(current: Settings) -> Starlette:
             WebSocketRoute("/graphql", view),
             Route("/health/live", health.live),
             Route("/health/ready", Readiness(authenticator, client).show),
-            Route("/metrics", metrics.Page(partial(authenticator.look_up, quotas.alarms)).show),
+            Route("/metrics", metrics.show),
             *Logins(current, authenticator, proofs).routes(),
             *Accounts(current, authenticator, proofs).routes(),
             *Oidc(current, authenticator, limits.failures).routes(),

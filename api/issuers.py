@@ -26,7 +26,7 @@ from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import Key, KeySet, import_key
 
-from tasks.gateways.outside import Guarded
+from tasks.gateways.outside import Guarded, Resolver
 from tenants.identities import Claims, NotVouched
 from tenants.providers import Client
 from tenants.settings import Settings
@@ -46,8 +46,12 @@ _REMEMBERED = 1000
 _LONGEST_TOKEN = 64 * 1024
 _LONGEST_SUBJECT = 255
 _MOST_GROUPS = 1000
-_SHORTEST_MODULUS = 342
-"""Of an RSA key, in characters: 2,048 bits."""
+_MODULUS = range(342, 1366 + 1)
+"""The length of an RSA key's, in characters: 2,048 to 8,192 bits."""
+_MOST_KEYS = 20
+"""Of a provider: all of them are read at once, which others wait for."""
+_UNREADABLE = (ValueError, RecursionError)
+"""What JSON comes to that is none, or is nested so deep that nobody means it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Issuers:
         self._plain = settings.environment == "development"
         self._inner_hosts = settings.api.inner_hosts
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._resolver = Resolver()
 
     async def describe(self, issuer: str) -> Description:
         """What the provider says of itself, asked anew after ten minutes.
@@ -147,7 +152,7 @@ class Issuers:
             raise NotVouched("code") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError):
             raise NotVouched("unreachable") from None
-        except ValueError:
+        except _UNREADABLE:
             raise NotVouched("answer") from None
         return _claims(client, claims, more)
 
@@ -174,7 +179,7 @@ class Issuers:
             if header.get("alg") not in ALGORITHMS or "crit" in header or kind != "JWT":
                 raise NotVouched("signature")
             decoded = jwt.decode(token, await self._keys(known, header.get("kid")), algorithms=list(ALGORITHMS))
-        except (JoseError, ValueError, TypeError):
+        except (JoseError, TypeError, *_UNREADABLE):
             raise NotVouched("signature") from None
         claims = decoded.claims
         try:
@@ -229,7 +234,7 @@ class Issuers:
                 told = answer.json() if answer.status_code == 200 else None
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError):
             raise NotVouched("unreachable") from None
-        except ValueError:
+        except _UNREADABLE:
             raise NotVouched("discovery") from None
         if not isinstance(told, dict):
             raise NotVouched("discovery")
@@ -254,7 +259,7 @@ class Issuers:
         )
 
     def _transport(self) -> Guarded:
-        return Guarded(self._certificates, inner_hosts=self._inner_hosts, plain=self._plain)
+        return Guarded(self._certificates, self._resolver, inner_hosts=self._inner_hosts, plain=self._plain)
 
     @cached_property
     def _certificates(self) -> SSLContext:
@@ -282,13 +287,13 @@ def _describe(issuer: str, told: Mapping[str, Any], *, plain: bool) -> Descripti
 
 
 def _key_set(told: Mapping[str, Any]) -> KeySet:
-    """The keys that may have signed an ID token: public ones, long enough, meant for that."""
+    """The keys that may have signed an ID token: public ones, of a fit length, meant for that; of the first twenty."""
     given = told.get("keys")
     found: list[Key] = []
-    for one in given if isinstance(given, list) else []:
+    for one in given[:_MOST_KEYS] if isinstance(given, list) else []:
         if not isinstance(one, dict) or one.get("kty") not in {"RSA", "EC"} or one.get("use", "sig") != "sig":
             continue
-        if one["kty"] == "RSA" and len(str(one.get("n", ""))) < _SHORTEST_MODULUS:
+        if one["kty"] == "RSA" and len(str(one.get("n", ""))) not in _MODULUS:
             continue
         try:
             found.append(import_key(one))

@@ -35,6 +35,9 @@ _FREE_FAILURES: Final = 100
 _REMEMBERED: Final = 20_000
 _AGREE_SECONDS: Final = 1.0
 _AGREE: Final = """
+if redis.call('ZSCORE', KEYS[2], ARGV[3]) then
+  return '0'
+end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
 local known = redis.call('HMGET', KEYS[1], 'level', 'at')
@@ -44,7 +47,8 @@ redis.call('HSET', KEYS[1], 'level', string.format('%.3f', level), 'at', string.
 redis.call('PEXPIRE', KEYS[1], math.ceil(1000 * (level / tonumber(ARGV[2]) + 60)))
 return string.format('%.3f', level)
 """
-"""Pours what one process has used up into the bucket that all share, by the server's clock; its level."""
+"""Pours what one process has used up into the bucket that all share, by the server's clock; its level. Nothing is kept
+of a tenant that has been erased."""
 
 
 class Buckets(Generic[K]):
@@ -115,7 +119,8 @@ class Budgets(Buckets[tuple[UUID, str]]):
             return False
         pipeline = self._client.pipeline(transaction=False)
         for (tenant, actor), bucket, amount in told:
-            pipeline.eval(_AGREE, 1, names.budget(tenant, actor, self._kind), str(amount), str(bucket.rate))
+            shared = names.budget(tenant, actor, self._kind)
+            pipeline.eval(_AGREE, 2, shared, names.ERASED, str(amount), str(bucket.rate), str(tenant))
         try:
             levels: list[Any] = await pipeline.execute(raise_on_error=False)
         except (redis.RedisError, OSError) as error:

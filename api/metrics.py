@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from functools import cache
 
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
-
-from api.shared import Shared
-from tenants.errors import Unavailable
 
 REQUESTS = Counter("tenantry_http_requests_total", "HTTP requests answered.", ["method", "route", "status"])
 SECONDS = Histogram(
@@ -23,7 +18,6 @@ SECONDS = Histogram(
 )
 SOCKETS = Gauge("tenantry_graphql_sockets", "Open WebSockets.")
 LOGINS = Counter("tenantry_logins_total", "Attempts to log in.", ["outcome"])
-ALARMS = Gauge("tenantry_quota_alarms", "Tenants that have used 80 % of a quota this month.", ["quota"])
 AUTHENTICATIONS_REFUSED = Counter("tenantry_authentications_refused_total", "Tokens and API keys refused.", ["reason"])
 
 _requests = cache(REQUESTS.labels)
@@ -39,24 +33,6 @@ def observe(scope: Scope, status: int, seconds: float) -> None:
     _seconds(route).observe(seconds)
 
 
-class Page:
-    """`GET /metrics`: all who ask within a second are told the same.
-
-    Args:
-        count_alarms: how many tenants have used 80 % of each quota.
-    """
-
-    def __init__(self, count_alarms: Callable[[], Awaitable[Mapping[str, int]]]) -> None:
-        self._count_alarms = count_alarms
-        self._told = Shared(self._tell)
-
-    async def show(self, _: Request) -> Response:
-        """The figures of this process; and of the installation, as long as its database answers."""
-        return Response(await self._told.get(), media_type=CONTENT_TYPE_LATEST)
-
-    async def _tell(self) -> bytes:
-        ALARMS.clear()
-        with suppress(Unavailable):
-            for quota, tenants in (await self._count_alarms()).items():
-                ALARMS.labels(quota).set(tenants)
-        return generate_latest()
+async def show(_: Request) -> Response:
+    """`GET /metrics`: the figures of this process, and nothing of any tenant's."""
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

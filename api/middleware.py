@@ -17,6 +17,7 @@ from api import answers, metrics
 from api.limits import OPEN, Limits
 from schema.errors import MASKED
 from tenants.errors import RateLimited
+from tenants.log import hiding
 from tenants.settings import Api
 
 log = structlog.get_logger(__name__)
@@ -66,12 +67,13 @@ class Envelope:
         # Each request is a task of its own, and so has a context of its own.
         structlog.contextvars.bind_contextvars(request_id=scope["request_id"])
         refusal = self._refuse(scope)
-        if scope["type"] == "http":
-            await self._serve(refusal or self._app, scope, receive, send)
-        elif refusal is not None:
-            await WebSocket(scope, receive, send).send_denial_response(refusal)
-        else:
-            await self._app(scope, receive, send)
+        with hiding():
+            if scope["type"] == "http":
+                await self._serve(refusal or self._app, scope, receive, send)
+            elif refusal is not None:
+                await WebSocket(scope, receive, send).send_denial_response(refusal)
+            else:
+                await self._app(scope, receive, send)
 
     def _refuse(self, scope: Scope) -> Response | None:
         """The answer to a request that is not looked at any further."""

@@ -31,7 +31,6 @@ from tenants.settings import Settings
 
 log = structlog.get_logger(__name__)
 _BATCH = 500
-_SEALED = 200
 """How many entries of the audit log are sealed at each sweep."""
 _BELLS = 1000
 """How many bells are heard at once: a flood of them must not keep the dispatcher from its work."""
@@ -203,14 +202,6 @@ class Dispatcher:
         moved += self._advance()
         self._tell(moved)
         releases.queued(moved)
-        self._seal()
-
-    def _seal(self) -> None:
-        """Chain what the audit log has been told since; all dispatchers' are one chain, so this needs no lead."""
-        try:
-            self._ledger.call("SELECT seal_audit(%s)", _SEALED)
-        except psycopg2.Error:
-            log.exception("audit_not_sealed")
 
     def _advance(self) -> list[Change]:
         """Carry bulk actions on; one that fails does not keep everything else from its turn."""

@@ -27,7 +27,7 @@ def put(session: Session, ring: KeyRing, name: str, kind: str, secret: SecretStr
         ring: what the secret is encrypted under.
         name: what tasks and settings call it.
         kind: what it is, for people, such as `api_key`.
-        secret: 1 to 8,192 characters.
+        secret: 8 to 8,192 characters: a shorter one could not be told from words, to be kept out of what is written.
 
     Raises:
         InvalidInput: a value is wrong.
@@ -68,7 +68,7 @@ def remove(session: Session, name: str) -> None:
 
 
 def reveal(session: Session, ring: KeyRing, name: str) -> SecretStr:
-    """The secret, for a call to its provider: from here on this process blots it out of its logs and of errors.
+    """The secret, for a call to its provider: the request or the attempt blots it out of its logs and errors.
 
     Raises:
         NotFound: there is none of this name.
@@ -129,7 +129,8 @@ def _check(name: str, kind: str, secret: SecretStr) -> None:
     if not _KIND.fullmatch(kind):
         issues.append(Issue(("kind",), "must be 1 to 50 of a-z, 0-9 and _, beginning with a letter"))
     text = secret.get_secret_value()
-    if not 1 <= len(text) <= _LONGEST_SECRET or "\0" in text:
-        issues.append(Issue(("secret",), f"must be 1 to {_LONGEST_SECRET} characters, none of them null"))
+    if not log.SHORTEST <= len(text) <= _LONGEST_SECRET or "\0" in text:
+        limits = f"{log.SHORTEST} to {_LONGEST_SECRET}"
+        issues.append(Issue(("secret",), f"must be {limits} characters, none of them null"))
     if issues:
         raise InvalidInput(issues=issues)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import delete, func, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from tenants import audit, context, db, identity, ids, signing
@@ -25,9 +25,8 @@ from tenants.settings import KeyRing, Settings
 
 _PARTS = struct.Struct(">B16s16s")
 _LONGEST = 500
-_KEPT = timedelta(days=7)
 _NO_TENANT = UUID(int=0)
-_LONGEST_NAME = 200
+_LONGEST_NAME = 60
 _FIND = text("SELECT * FROM find_link(:kind, :link)")
 _RESET = text("SELECT reset_password(:link, :hash) AS user_id")
 _SIGN_UP = text("SELECT sign_up(:link, :tenant, :slug, :families, :user, :hash, :entry, :actor, :shown)")
@@ -200,11 +199,6 @@ def sign_up(
         raise gone()
     audit.record(session, "tenant.create", ids.show("ten", tenant), owner=ids.show("usr", owner))
     return tenant, owner
-
-
-def forget(session: Session) -> None:
-    """Delete what has not been good for a week."""
-    session.execute(delete(AccountLink).where(AccountLink.expires_at < func.now() - _KEPT))
 
 
 def _ask(session: Session, kind: Kind, email: str, lifetime: timedelta, **detail: Any) -> AccountLink:

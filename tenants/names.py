@@ -7,6 +7,9 @@ from uuid import UUID
 BELL = "sys:bell"
 """Pub/sub channel that tells dispatchers what changed: ids only."""
 
+ERASED = "sys:erased"
+"""Sorted set of the tenants that were erased within the last hour, by the time in seconds."""
+
 
 def put_aside(queue: str) -> str:
     """What stood in a queue's place and was no list, to be looked at by an operator."""

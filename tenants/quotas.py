@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from tenants import audit, context, db, ids
+from tenants import audit, context, ids
 from tenants.context import ActorKind
 from tenants.errors import Forbidden, InvalidInput, InvalidState, Issue, NotFound, QuotaExceeded
 from tenants.models import Plan
@@ -32,7 +32,6 @@ _LARGEST = 1e15
 _LOCK = text("SELECT pg_advisory_xact_lock(quota_lock(:tenant, :quota))")
 _NOTE = text("SELECT note_quota(:tenant, :entry, :quota, :most, :used)")
 _USED = text("SELECT amount FROM used(:tenant, :kind, coalesce(:month, usage_period(clock_timestamp())))")
-_ALARMS = text("SELECT * FROM count_alarms()")
 _ASSIGN = text("SELECT * FROM assign_plan(:slug, :plan, CAST(:quotas AS jsonb), :entry, :kind, :actor)")
 
 
@@ -193,12 +192,6 @@ def assign(session: Session, slug: str, plan: str, quotas: Mapping[Quota, float 
         raise NotFound(f"There is no tenant {slug!r}.")
     if row.tenant_id != caller.tenant:
         audit.record(session, "plan.assign", slug, before=row.before, after=row.after)
-
-
-@db.single_statement
-def alarms(session: Session) -> dict[str, int]:
-    """How many tenants have used 80 % of each quota this month. Of no tenant."""
-    return {row["quota"]: row["tenants"] for row in db.fetch(session, _ALARMS)}
 
 
 def _lock(session: Session, quota: Quota) -> None:

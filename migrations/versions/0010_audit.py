@@ -41,7 +41,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_audit_entries_unsealed",
         "audit_entries",
-        ["xid", "id"],
+        ["tenant_id", "xid", "id"],
         unique=False,
         postgresql_where=sa.text("position IS NULL"),
     )

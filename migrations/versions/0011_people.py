@@ -93,10 +93,16 @@ def upgrade() -> None:
     rls.protect("roles", "invitations", "account_links")
     rls.install("tenants/sql")
     rls.install("tasks/engine/sql")
+    for moment, function in (("BEFORE", "lock_person"), ("AFTER", "forget_person")):
+        op.execute(
+            f"CREATE TRIGGER {function} {moment} DELETE ON memberships FOR EACH ROW EXECUTE FUNCTION {function}()"
+        )
 
 
 def downgrade() -> None:
     op.execute("SET LOCAL lock_timeout = '5s'")
+    for function in ("forget_person", "lock_person"):
+        op.execute(f"DROP TRIGGER {function} ON memberships")
     op.drop_column("api_keys", "made_by")
     op.drop_index("ix_login_sessions_user_id", table_name="login_sessions")
     op.drop_column("login_sessions", "agent")

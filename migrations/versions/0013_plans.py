@@ -47,7 +47,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_usage_tenant_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("tenant_id", "period", "kind", name=op.f("pk_usage")),
     )
-    op.create_index("ix_usage_alarmed", "usage", ["period", "kind"], postgresql_where=sa.text("alarmed_at IS NOT NULL"))
     op.create_table(
         "usage_entries",
         rls.tenant_column(),

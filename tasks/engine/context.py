@@ -174,7 +174,7 @@ class RunContext:
         return ids.show("run", UUID(checked["id"]))
 
     def credential(self, name: str) -> SecretStr:
-        """The secret of one of the tenant's integration credentials; from now on it is blotted out of logs and errors.
+        """The secret of one of the tenant's integration credentials; the attempt blots it out of its logs and errors.
 
         Raises:
             NotFound: the tenant has none of this name.

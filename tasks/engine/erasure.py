@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from uuid import UUID
 
@@ -10,10 +11,19 @@ import redis
 from tenants import ids, names
 
 _PORTION = 1000
+_KNOWN_SECONDS = 3600
+"""Longer than anybody asks on who was let in before."""
 
 
 def erase(client: redis.Redis, tenant: UUID) -> int:
-    """Delete every key of a tenant; how many there were."""
+    """Delete every key of a tenant; how many there were.
+
+    Its callers' budgets are not told any more: an API process may go on for seconds before it knows of the end.
+    """
+    now = time.time()
+    client.zadd(names.ERASED, {str(tenant): now})
+    client.zremrangebyscore(names.ERASED, 0, now - _KNOWN_SECONDS)
+    client.expire(names.ERASED, _KNOWN_SECONDS)
     erased = 0
     portion: list[bytes] = []
     for key in left(client, tenant):

@@ -25,7 +25,7 @@ from tasks.engine.publish import Ended, Notice
 from tasks.engine.states import RunState
 from tasks.registry import TaskDefinition
 from tenants import ids
-from tenants.log import blot
+from tenants.log import blot, hiding
 
 log = structlog.get_logger(__name__)
 _LARGEST_RESULT = 1024 * 1024
@@ -73,7 +73,8 @@ def perform(
     if claim.held:
         desk.send([Ended(grant.run, grant.fence, 0.0)])
         return Ending.IGNORE, None
-    return _attempt(desk, definition, grant, claim, finished)
+    with hiding():
+        return _attempt(desk, definition, grant, claim, finished)
 
 
 def interrupt() -> None:

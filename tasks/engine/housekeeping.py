@@ -20,8 +20,14 @@ _EVERY_SECONDS = 3600.0
 _USAGE_SECONDS = 1.0
 """How often usage is added up: what a tenant has used since is counted anew for each run that its plan must have room
 for."""
+_SEAL_SECONDS = 1.0
+"""How often the audit log is sealed."""
+_SEALED = 1000
+"""Entries at a time: a tenth of a second."""
 _AGAIN_SECONDS = 300.0
 """After a round that was cut short, or found a table in use."""
+_KEPT = timedelta(days=7)
+"""How long it can be seen that a login or a link in a mail has ended."""
 _PARTITIONS_AHEAD_DAYS = 30
 _PORTION = 5000
 _ANSWER_SECONDS = 360.0
@@ -56,13 +62,13 @@ class Housekeeping:
         self._address = address
         self._engine = engine
         self._retention = timedelta(days=engine.retention_days)
-        self._next = self._usage_next = 0.0
+        self._next = self._usage_next = self._seal_next = 0.0
         self._effects_due = True
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Keep house from now on: every hour, for the first time at once; and add up usage, every second."""
+        """Keep house from now on: every hour, for the first time at once; usage and the audit log every second."""
         self.end()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._ended,), name="housekeeping", daemon=True)
@@ -81,8 +87,9 @@ class Housekeeping:
         ledger = Ledger(
             self._address, self._engine, application="tenantry-housekeeping", answer_seconds=_ANSWER_SECONDS
         )
-        while not ended.wait(max(0.0, min(self._next, self._usage_next) - time.monotonic())):
+        while not ended.wait(max(0.0, min(self._next, self._usage_next, self._seal_next) - time.monotonic())):
             self._add_up(ledger)
+            self._seal(ledger)
             if time.monotonic() >= self._next:
                 self._next = time.monotonic() + _AGAIN_SECONDS
                 if self._round(ledger, ended):
@@ -101,6 +108,8 @@ class Housekeeping:
             self._limit_states,
             self._bulk_actions,
             self._workers,
+            self._links,
+            self._logins,
             self._ended_weeks,
             self._effects,
         ):
@@ -122,6 +131,7 @@ class Housekeeping:
             if ended.wait(time.monotonic() - started):
                 return False
             self._add_up(ledger)
+            self._seal(ledger)
             started = time.monotonic()
         return True
 
@@ -135,6 +145,18 @@ class Housekeeping:
         except Exception:
             log.exception("usage_not_added_up")
             self._usage_next = time.monotonic() + 10 * _USAGE_SECONDS
+
+    def _seal(self, ledger: Ledger) -> None:
+        """Chain what the audit log has been told since, when it is time; what is left at the next."""
+        if time.monotonic() < self._seal_next:
+            return
+        try:
+            # A portion that falls short of the most by its tenants' shares alone has more behind it.
+            full = ledger.call("SELECT seal_audit(%s)", _SEALED)[0][0] >= _SEALED / 10
+            self._seal_next = time.monotonic() + (_SEAL_SECONDS / 10 if full else _SEAL_SECONDS)
+        except Exception:
+            log.exception("audit_not_sealed")
+            self._seal_next = time.monotonic() + 10 * _SEAL_SECONDS
 
     def _partitions(self, ledger: Ledger) -> Portions:
         return _until_none(ledger, "SELECT ensure_partitions(%s, 1)", _PARTITIONS_AHEAD_DAYS)
@@ -151,6 +173,12 @@ class Housekeeping:
 
     def _workers(self, ledger: Ledger) -> Portions:
         return _until_none(ledger, _WORKERS)
+
+    def _links(self, ledger: Ledger) -> Portions:
+        return _until_none(ledger, "SELECT delete_ended_links(now() - %s, %s)", _KEPT, _PORTION)
+
+    def _logins(self, ledger: Ledger) -> Portions:
+        return _until_none(ledger, "SELECT delete_ended_logins(now() - %s, %s)", _KEPT, _PORTION)
 
     def _ended_weeks(self, ledger: Ledger) -> Portions:
         for _ in _until_none(ledger, "SELECT drop_ended_partitions(clock_timestamp() - %s)", self._retention):

@@ -81,10 +81,7 @@ class Usage(TenantRow, Base):
     """What a tenant has used in a month; and whether it was told that it nears a quota."""
 
     __tablename__ = "usage"
-    __table_args__ = (
-        ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
-        Index("ix_usage_alarmed", "period", "kind", postgresql_where=text("alarmed_at IS NOT NULL")),
-    )
+    __table_args__ = (ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),)
 
     period: Mapped[date] = mapped_column(Date, primary_key=True)
     """The first day of the month, in UTC."""
@@ -152,7 +149,7 @@ class AuditEntry(TenantRow, Base):
     __table_args__ = (
         ForeignKeyConstraint(["tenant_id"], ["tenants.id"], ondelete="CASCADE"),
         Index("uq_audit_entries_position", "tenant_id", "position", unique=True),
-        Index("ix_audit_entries_unsealed", "xid", "id", postgresql_where=text("position IS NULL")),
+        Index("ix_audit_entries_unsealed", "tenant_id", "xid", "id", postgresql_where=text("position IS NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(Key, primary_key=True)

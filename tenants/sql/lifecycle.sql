@@ -168,20 +168,19 @@ END $$;
 REVOKE ALL ON FUNCTION erase_rows(uuid, int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION erase_rows(uuid, int) TO tenantry_system;
 
--- The end of a tenant that is being erased: its own row, its memberships, and the people who are members nowhere else.
+-- The end of a tenant that is being erased: its own row, its memberships, and by `forget_person` the people who are
+-- members nowhere else. They are locked before, in one order, as two tenants with the same people may end at once.
 CREATE OR REPLACE FUNCTION end_tenant(p_tenant uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
-DECLARE
-  v_people uuid[];
 BEGIN
   PERFORM 1 FROM tenants t WHERE t.id = p_tenant AND t.erasing_since IS NOT NULL FOR UPDATE;
   IF NOT FOUND THEN
     RETURN;
   END IF;
-  WITH gone AS (DELETE FROM memberships m WHERE m.tenant_id = p_tenant RETURNING m.user_id)
-  SELECT array_agg(user_id) INTO v_people FROM gone;
+  PERFORM FROM users u WHERE u.id IN (SELECT m.user_id FROM memberships m WHERE m.tenant_id = p_tenant)
+  ORDER BY u.id FOR UPDATE;
+  DELETE FROM memberships m WHERE m.tenant_id = p_tenant;
   DELETE FROM tenants t WHERE t.id = p_tenant;
-  DELETE FROM users u WHERE u.id = ANY (v_people) AND NOT EXISTS (SELECT FROM memberships m WHERE m.user_id = u.id);
 END $$;
 REVOKE ALL ON FUNCTION end_tenant(uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION end_tenant(uuid) TO tenantry_system;

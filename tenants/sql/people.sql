@@ -176,3 +176,32 @@ CREATE OR REPLACE FUNCTION tenants_of(
 $$;
 REVOKE ALL ON FUNCTION tenants_of(uuid, uuid) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION tenants_of(uuid, uuid) TO tenantry_app;
+
+-- Deletes links whose time was over before p_before, whatever became of them: at most p_most. Returns how many.
+CREATE OR REPLACE FUNCTION delete_ended_links(p_before timestamptz, p_most int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  v_deleted int;
+BEGIN
+  DELETE FROM account_links WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM account_links WHERE expires_at < p_before LIMIT p_most FOR UPDATE SKIP LOCKED));
+  GET DIAGNOSTICS v_deleted = ROW_COUNT;
+  RETURN v_deleted;
+END $$;
+REVOKE ALL ON FUNCTION delete_ended_links(timestamptz, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION delete_ended_links(timestamptz, int) TO tenantry_system;
+
+-- Deletes logins that ended before p_before, by their time or by somebody: at most p_most. Returns how many.
+CREATE OR REPLACE FUNCTION delete_ended_logins(p_before timestamptz, p_most int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+  v_deleted int;
+BEGIN
+  DELETE FROM login_sessions WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM login_sessions WHERE least(expires_at, revoked_at) < p_before LIMIT p_most
+    FOR UPDATE SKIP LOCKED));
+  GET DIAGNOSTICS v_deleted = ROW_COUNT;
+  RETURN v_deleted;
+END $$;
+REVOKE ALL ON FUNCTION delete_ended_logins(timestamptz, int) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION delete_ended_logins(timestamptz, int) TO tenantry_system;

@@ -103,15 +103,6 @@ END $$;
 REVOKE ALL ON FUNCTION fold_usage(int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION fold_usage(int) TO tenantry_system;
 
--- How many tenants have used 80 % of a quota this month. Of no tenant: it names none.
-CREATE OR REPLACE FUNCTION count_alarms(OUT quota text, OUT tenants bigint) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT u.kind, count(*) FROM public.usage u
-  WHERE u.period = public.usage_period(clock_timestamp()) AND u.alarmed_at IS NOT NULL GROUP BY u.kind
-$$;
-REVOKE ALL ON FUNCTION count_alarms() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION count_alarms() TO tenantry_app;
-
 -- Gives a tenant a plan, and quotas of its own in place of those it had. For the operators only, and told in the
 -- tenant's audit log too. No row: there is no such tenant.
 --   23503 there is no such plan

@@ -102,7 +102,7 @@ class Place:
     @property
     def credential(self) -> str:
         """An integration credential."""
-        self.caller.ask('mutation { setCredential(input: {name: "stripe", secret: "x"}) { success } }')
+        self.caller.ask('mutation { setCredential(input: {name: "stripe", secret: "a secret"}) { success } }')
         return "stripe"
 
     @property
@@ -146,7 +146,7 @@ CHANGES: dict[str, tuple[str, Callable[[Place], str]]] = {
     "removeCredential": ("credential.remove", lambda place: f'(name: "{place.credential}")'),
     "rotateApiKey": ("key.rotate", lambda place: f'(id: "{place.key}")'),
     "revokeApiKey": ("key.revoke", lambda place: f'(id: "{place.key}")'),
-    "setCredential": ("credential.set", lambda place: '(input: {name: "mail", secret: "x"})'),
+    "setCredential": ("credential.set", lambda place: '(input: {name: "mail", secret: "a secret"})'),
     "setIdentityProvider": (
         "provider.set",
         lambda place: '(input: {name: "corp", issuer: "https://corp.example", clientId: "c"})',
@@ -345,6 +345,29 @@ def test_entries_are_sealed_in_portions_each_tenant_in_its_own_chain(
     longer = _verdict(installation, chain)
     assert (longer.sealed, longer.waiting, longer.broken) == (7, 0, None)
     assert longer.head != whole.head
+
+
+def test_no_tenants_entries_wait_for_the_seal_behind_the_many_of_another(
+    installation: Installation, hands: Hands, tenant: Principal, other_tenant: Principal
+) -> None:
+    _seal_all(installation, hands)
+    _write(installation, tenant, 30)
+    _write(installation, other_tenant, 1)
+    portions: list[int] = []
+
+    def is_sealed() -> bool:
+        portions.append(_seal(hands, 10))
+        return _verdict(installation, other_tenant).waiting == 0
+
+    eventually(is_sealed)
+    assert sum(portions) == 6, "five of the one, and the one of the other"
+    _write(installation, other_tenant, 1)
+    eventually(lambda: _seal(hands, 1))
+    assert _verdict(installation, other_tenant).waiting == 1, "with a place for one, who has waited longest has it"
+    _seal_all(installation, hands)
+    for each, number in ((tenant, 30), (other_tenant, 2)):
+        verdict = _verdict(installation, each)
+        assert (verdict.sealed, verdict.waiting, verdict.broken) == (number, 0, None)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
+import redis
+import redis.asyncio
 from websockets.exceptions import InvalidStatus
 
 from api.embedded import free_port
+from api.limits import Budgets
+from tasks.engine import erasure
 from tenants.context import Principal
 from tests.support import apis, proxy, streams
 from tests.support.apis import Api, Caller
@@ -180,3 +185,18 @@ def test_an_address_that_asks_too_often_waits_before_anybody_looks_at_it(rare: A
         pass
     assert refused.value.response.status_code == 429
     assert rare.client.get(f"{rare.url}/health/live").status_code == 200
+
+
+async def test_nothing_is_told_of_a_tenant_that_has_been_erased(
+    installation: Installation, tenant: Principal, other_tenant: Principal
+) -> None:
+    client = redis.asyncio.Redis.from_url(installation.redis_url)
+    budgets = Budgets("points", 100, 1, client)
+    for each in (tenant, other_tenant):
+        budgets.caller(each).pour(5)
+    with closing(redis.Redis.from_url(installation.redis_url)) as operators:
+        erasure.erase(operators, tenant.tenant)
+        await budgets.close()
+        await client.aclose()
+        assert list(erasure.left(operators, tenant.tenant)) == []
+        assert len(list(erasure.left(operators, other_tenant.tenant))) == 1

@@ -354,8 +354,17 @@ FORGERIES: dict[str, tuple[Callable[[Issuer, Claims], str], str]] = {
     "a nonce that is a list": (lambda i, c: i.sign({**c, "nonce": [c["nonce"]]}), "nonce"),
     "nobody": (lambda i, c: i.sign({**c, "sub": ""}), "invalid_claim"),
     "a number": (lambda i, c: i.sign({**c, "sub": 5}), "invalid_claim"),
+    "nested deep": (lambda i, c: _deep(i), "signature"),
     "a long subject": (lambda i, c: i.sign({**c, "sub": "x" * 256}), "subject"),
 }  # fmt: skip
+
+
+DEEP = "[" * 20_000 + "]" * 20_000
+
+
+def _deep(issuer: Issuer) -> str:
+    """Signed well, and nested so deep that reading it fails."""
+    return jws.serialize_compact({"alg": "RS256", "kid": issuer.kid}, DEEP, issuer.keys[issuer.kid])
 
 
 def _own_key(claims: Claims) -> str:
@@ -404,6 +413,19 @@ def test_a_secret_in_the_key_set_signs_nobody_in(api: Api, tenant: Principal, br
     issuer.published = [key.as_dict(private=True)]
     issuer.write = lambda claims: jwt.encode({"alg": "HS256", "kid": "o1"}, claims, key)
     _refused(api, tenant, browser, issuer, "signature")
+
+
+def test_no_more_keys_of_a_provider_are_read_than_it_can_need(
+    api: Api, tenant: Principal, browser: Browser, issuer: Issuer
+) -> None:
+    other = issuers.new_key("another").as_dict(private=False)
+    issuer.published = [other] * 20 + [issuer.keys[issuer.kid].as_dict(private=False)]
+    _refused(api, tenant, browser, issuer, "signature")
+
+
+def test_keys_that_are_nested_deep_are_refused(api: Api, tenant: Principal, browser: Browser, issuer: Issuer) -> None:
+    issuer.texts["/keys"] = DEEP
+    _refused(api, tenant, browser, issuer, "discovery")
 
 
 def test_a_new_key_is_asked_for_and_unknown_ones_no_more_than_once_a_minute(
@@ -598,6 +620,11 @@ def test_a_provider_that_describes_itself_wrongly_is_not_gone_to(
     assert (answer.status_code, answer.json()["errors"][0]["extensions"]["code"]) == (503, "UNAVAILABLE")
 
 
+def test_a_provider_whose_description_is_nested_deep_is_not_gone_to(browser: Browser, issuer: Issuer) -> None:
+    issuer.texts["/.well-known/openid-configuration"] = DEEP
+    assert browser.begin().status_code == 503
+
+
 def test_a_provider_that_is_not_there_is_told_in_time(
     api: Api, browser: Browser, configure: Callable[..., None], issuer: Issuer
 ) -> None:
@@ -652,3 +679,14 @@ def test_nothing_of_a_login_stands_in_the_log(api: Api, browser: Browser, issuer
     log = api.installation.log(api.name)
     assert "login_refused" in log
     assert [secret for secret in secrets if isinstance(secret, str) and secret in log] == []
+
+
+def test_a_client_secret_that_is_a_word_alters_nothing_that_others_are_shown(
+    api: Api, other_tenant: Principal, configure: Callable[..., None], slug: str
+) -> None:
+    configure(clientSecret="customer")
+    assert Browser(api.url, f"/auth/{slug}/oidc/corp").begin().status_code == 303
+    args = {"value": "invoice for customer 17"}
+    run = api.installation.trigger(other_tenant, "diagnostics.echo", args)
+    query = "query($i: ID!) { run(id: $i) { args } }"
+    assert api.caller(other_tenant).ask(query, i=ids.show("run", run))["run"]["args"] == args

@@ -163,6 +163,8 @@ def test_what_was_refused_stays_noted(installation: Installation, app: Ledger) -
         "SELECT ensure_partitions(30)",
         "SELECT drop_ended_partitions(now())",
         "SELECT delete_expired_keys(1)",
+        "SELECT delete_ended_links(now(), 1)",
+        "SELECT delete_ended_logins(now(), 1)",
         "SELECT delete_finished_bulk_actions(now(), 1)",
         "SELECT delete_effects_of_no_run(now(), gen_random_uuid(), '', 1)",
         "SELECT drop_empty_order_partitions(now())",

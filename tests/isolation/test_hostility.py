@@ -34,7 +34,7 @@ from tests.support.hands import Hands
 from tests.support.installations import Installation
 from tests.support.people import People
 
-MARK = "zq7mark"
+MARK = "zq7marked"
 """Stands in all that the victim has."""
 TABLES = """SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relnamespace = 'public'::regnamespace ORDER BY 1"""
@@ -95,7 +95,7 @@ def victim(api: Api, hands: Hands) -> Victim:
     people.log_in(f"viewer@{MARK}.example")
     [(login,)] = installation.rows("SELECT id FROM login_sessions WHERE tenant_id = %s", str(tenant.tenant))
     [(entry,)] = installation.rows(
-        "SELECT id FROM audit_entries WHERE tenant_id = %s AND action = 'role.create'", str(tenant.tenant)
+        "SELECT id FROM audit_entries WHERE tenant_id = %s AND action = 'role.set'", str(tenant.tenant)
     )
     return Victim(api, tenant, {
         "run": ids.show("run", waiting), "key": ids.show("key", key.id), "lim": ids.show("lim", limit.id),

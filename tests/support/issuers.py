@@ -34,6 +34,8 @@ class Issuer:
         self.claims: Claims = {"sub": "s-1", "email": "ada@example.org", "email_verified": True}
         self.userinfo: Claims | None = None
         self.described: Claims = {}
+        self.texts: dict[str, str] = {}
+        """What stands at a path instead of what should."""
         self.kid = "k1"
         self.keys = {self.kid: new_key(self.kid)}
         self.published: list[Claims] | None = None
@@ -55,8 +57,8 @@ class Issuer:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
                 self._answer(*issuer._exchange(dict(parse_qsl(body)), self.headers.get("Authorization", "")))
 
-            def _answer(self, status: int, value: Claims) -> None:
-                body = json.dumps(value).encode()
+            def _answer(self, status: int, value: Claims | str) -> None:
+                body = (value if isinstance(value, str) else json.dumps(value)).encode()
                 self.send_response_only(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
@@ -91,8 +93,10 @@ class Issuer:
         self._server.shutdown()
         self._server.server_close()
 
-    def _get(self, path: str, authorization: str) -> tuple[int, Claims]:
+    def _get(self, path: str, authorization: str) -> tuple[int, Claims | str]:
         self.asked[path] += 1
+        if path in self.texts:
+            return 200, self.texts[path]
         if path == "/.well-known/openid-configuration":
             return 200, {
                 "issuer": self.url,

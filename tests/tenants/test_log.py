@@ -1,12 +1,13 @@
-"""What is written down: nothing that looks like a credential, and no secret that the process has been given."""
+"""What is written down: nothing that looks like a credential, and no secret that whoever works there was given."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from tenants import log
+from tenants import log, settings
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 
@@ -57,9 +58,53 @@ def test_values_under_secret_names_are_blotted_out_however_deep_they_stand() -> 
     }
 
 
-def test_a_secret_that_was_given_to_the_process_is_blotted_out_wherever_it_stands() -> None:
-    assert "hidden-0815" in log.blot("the provider refused hidden-0815.")
-    log.hide("hidden-0815")
-    log.hide("short")
-    assert log.blot("the provider refused hidden-0815.") == "the provider refused [redacted]."
-    assert log.blot("a short word") == "a short word"
+def test_a_secret_that_was_given_is_blotted_out_wherever_it_stands() -> None:
+    with log.hiding():
+        log.hide("hidden-0815")
+        log.hide("hidden-0815-and-more")
+        log.hide("shorter")
+        assert log.blot("the provider refused hidden-0815.") == "the provider refused [redacted]."
+        assert log.blotted({"a": ["hidden-0815-and-more"]}) == {"a": ["[redacted]"]}
+        assert log.redact(None, "info", {"exception": "no hidden-0815"}) == {"exception": "no [redacted]"}
+        assert log.blot("a shorter word") == "a shorter word"
+
+
+def test_a_secret_is_hidden_only_while_it_is_used_and_only_where() -> None:
+    seen = {}
+    both_hide = asyncio.Barrier(2)
+
+    async def work(own: str, other: str) -> None:
+        with log.hiding():
+            log.hide(own)
+            await both_hide.wait()
+            seen[own] = log.blot(f"{own} {other}"), log.redact(None, "info", {"why": f"{own} {other}"})["why"]
+
+    async def both() -> None:
+        await asyncio.gather(work("secret-of-one", "secret-of-another"), work("secret-of-another", "secret-of-one"))
+
+    asyncio.run(both())
+    assert seen == {
+        "secret-of-one": ("[redacted] secret-of-another",) * 2,
+        "secret-of-another": ("[redacted] secret-of-one",) * 2,
+    }
+    with log.hiding():
+        log.hide("secret-of-one")
+    assert log.blot("secret-of-one") == "secret-of-one"
+
+
+def test_no_secret_makes_a_line_of_our_own_unreadable() -> None:
+    line = {"event": "attempt_failed", "run": "run_1", "task": "diagnostics.echo", "level": "warning", "why": "failed!"}
+    with log.hiding():
+        for secret in ("attempt_", "diagnostics", "warning!", "attempt_failed"):
+            log.hide(secret)
+        assert log.redact(None, "warning", dict(line)) == line
+        foreign = log.redact(None, "info", {"event": "attempt_failed", "_from_structlog": False})
+        assert foreign["event"] == "[redacted]"
+
+
+def test_the_installations_own_secrets_are_in_no_log_line_and_alter_nothing_that_tenants_see(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log, "_own", set(log._secrets(settings.load(auth={"key_pepper": "pepper-4711"}))))
+    assert log.redact(None, "info", {"why": "with pepper-4711"})["why"] == "with [redacted]"
+    assert log.blot("with pepper-4711") == "with pepper-4711"

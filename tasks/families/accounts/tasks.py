@@ -11,7 +11,7 @@ from tasks.families.accounts import inputs
 from tasks.families.accounts.service import letters
 from tasks.families.accounts.service.letters import Letter
 from tasks.gateways import mail
-from tenants import ids, links
+from tenants import ids
 
 
 @registry.body(inputs.SEND_INVITATION)
@@ -28,8 +28,7 @@ def send_reset(ctx: RunContext, args: inputs.Asked) -> dict[str, Any]:
 
 @registry.body(inputs.SEND_VERIFICATION)
 def send_verification(ctx: RunContext, args: inputs.Asked) -> dict[str, Any]:
-    """Mail the link by which a tenant is signed up, and forget what nobody can use any more."""
-    links.forget(ctx.session)
+    """Mail the link by which a tenant is signed up."""
     return _send(ctx, letters.verification(ctx.session, ctx.settings, ids.read("lnk", args.link)))
 
 

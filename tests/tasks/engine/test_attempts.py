@@ -527,3 +527,24 @@ def test_a_credential_that_a_task_was_given_stands_in_nothing_that_is_written_do
     assert len(written) > 3
     assert secret not in str(written)
     assert "hunter2" not in str(written)
+
+
+def test_no_secret_of_one_tenant_alters_what_the_next_attempt_of_another_says(
+    installation: Installation, attempts: Attempts, tenant: Principal, other_tenant: Principal
+) -> None:
+    ring = installation.settings.auth.credential_keys
+    installation.write(tenant, credentials.put, ring, "word", "api_key", SecretStr("customer"))
+
+    def say(ctx: RunContext) -> NoReturn:
+        raise Fail("There is no customer 17.")
+
+    def reveal(ctx: RunContext) -> NoReturn:
+        ctx.credential("word")
+        say(ctx)
+
+    said = []
+    for principal, body in ((tenant, reveal), (other_tenant, say)):
+        run = attempts.accept(principal)
+        attempts.perform(principal, run, body)
+        said += installation.rows("SELECT error ->> 'message' FROM runs WHERE id = %s", str(run))
+    assert said == [("There is no [redacted] 17.",), ("There is no customer 17.",)]

@@ -83,14 +83,40 @@ def test_what_is_over_is_deleted_in_portions_and_what_somebody_holds_is_passed_o
         ):
             cursor.execute(f"SELECT FROM {table} WHERE {row} LIMIT 1 FOR UPDATE")
         house.begin()
-        counted = "SELECT array_agg(deleted ORDER BY deleted DESC) FROM portions WHERE name = %s AND deleted > 0"
+        counted = "SELECT array_agg(deleted ORDER BY deleted DESC) FROM portions WHERE name = %s"
         for table in tables:
-            eventually(lambda table=table: installation.rows(counted, table) == [([100, 100, 49],)])  # type: ignore[misc]
+            eventually(lambda table=table: installation.rows(counted, table) == [([100, 100, 49, 0],)])  # type: ignore[misc]
     installation.rows("DROP FUNCTION count_portion CASCADE")
     installation.rows("DROP TABLE portions")
     for table in tables:
         assert installation.rows(f"SELECT count(*) FROM {table}") == [(4,)], table
         installation.rows(f"DELETE FROM {table}")
+
+
+def test_links_and_logins_go_a_week_after_their_end(
+    installation: Installation, tenant: Principal, house: Housekeeping
+) -> None:
+    installation.rows(
+        "INSERT INTO account_links (tenant_id, id, kind, email, detail, expires_at)"
+        " SELECT id, gen_random_uuid(), 'RESET', n || '@example.org', '{}', now() - n * interval '1 day'"
+        " FROM tenants, generate_series(6, 9) n WHERE slug = '_operator'"
+    )
+    user = str(ids.new())
+    installation.rows("INSERT INTO users (id, email) VALUES (%s, %s)", user, f"{user}@example.org")
+    installation.rows(
+        "INSERT INTO memberships (tenant_id, user_id, role) VALUES (%s, %s, 'OWNER')", str(tenant.tenant), user
+    )
+    for agent, expires, revoked in (("open", 1, None), ("over", -6, None), ("gone", -8, None), ("ended", 1, -8)):
+        installation.rows(
+            "INSERT INTO login_sessions (tenant_id, id, user_id, agent, token_hash, expires_at, revoked_at)"
+            " VALUES (%s, gen_random_uuid(), %s, %s, 'h', now() + %s * interval '1 d', now() + %s * interval '1 d')",
+            str(tenant.tenant), user, agent, expires, revoked,
+        )  # fmt: skip
+    house.begin()
+    links, logins = "SELECT email FROM account_links", "SELECT agent FROM login_sessions ORDER BY agent"
+    eventually(lambda: installation.rows(links) == [("6@example.org",)])
+    eventually(lambda: installation.rows(logins) == [("open",), ("over",)])
+    installation.rows("DELETE FROM account_links")
 
 
 def test_it_ends_after_a_portion_and_goes_on_when_it_begins_again(

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from tasks.gateways import outside
-from tasks.gateways.outside import Guarded, Refused
+from tasks.gateways.outside import Guarded, Refused, Resolver
 
 VERIFY = ssl.create_default_context()
 INSIDE = [
@@ -68,7 +68,9 @@ def door() -> Iterator[Door]:
 
 
 async def _get(url: str, **options: Any) -> httpx2.Response:
-    async with httpx2.AsyncClient(transport=Guarded(VERIFY, **options), trust_env=False, timeout=5) as client:
+    async with httpx2.AsyncClient(
+        transport=Guarded(VERIFY, Resolver(), **options), trust_env=False, timeout=5
+    ) as client:
         return await client.get(url)
 
 
@@ -84,10 +86,10 @@ def test_an_address_outside_is_public(address: str) -> None:
 
 
 async def test_a_name_with_one_address_inside_among_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def look_up(*_: Any, **__: Any) -> list[Any]:
+    def look_up(*_: Any, **__: Any) -> list[Any]:
         return [(0, 0, 0, "", ("1.1.1.1", 443)), (0, 0, 0, "", ("127.0.0.1", 443))]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with pytest.raises(Refused, match="not a public one"):
         await _get("https://mixed.example/")
 
@@ -98,15 +100,70 @@ async def test_a_name_is_looked_up_once_and_what_was_checked_is_called(
     """A server of names that answers something else the second time is never asked a second time."""
     asked: list[str] = []
 
-    async def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *rest: Any, **options: Any) -> Any:
+        if host != "rebinding.example":
+            return real(host, *rest, **options)
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))]
 
-    with monkeypatch.context() as patched:
-        patched.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
-        answer = await _get(f"http://rebinding.example:{door.port}/", plain=True)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    answer = await _get(f"http://rebinding.example:{door.port}/", plain=True)
     assert (answer.status_code, asked) == (200, ["rebinding.example"])
     assert door.came == [f"rebinding.example:{door.port}"]
+
+
+class Names:
+    """A server of names that is silent about `*.silent.example` until it is told to speak."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.speak = threading.Event()
+
+    def look_up(self, host: str, *_: Any, **__: Any) -> list[Any]:
+        self.asked.append(host)
+        if host.endswith("silent.example"):
+            self.speak.wait()
+            raise socket.gaierror
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("1.1.1.1", 0))]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    made = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", made.look_up)
+    yield made
+    made.speak.set()
+
+
+async def test_a_server_of_names_that_is_silent_about_one_host_holds_up_no_other(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = Resolver()
+    silent = [asyncio.create_task(resolver.look_up("one.silent.example")) for _ in range(100)]
+    assert await resolver.look_up("fast.example") == ["1.1.1.1"]
+    assert not any(task.done() for task in silent)
+    monkeypatch.setattr(outside, "_LOOK_UP_SECONDS", 0.01)
+    with pytest.raises(httpx2.ConnectError, match="not known"):
+        await resolver.look_up("one.silent.example")
+    with pytest.raises(httpx2.ConnectError, match="a moment ago"):
+        await resolver.look_up("one.silent.example")
+    assert sorted(names.asked) == ["fast.example", "one.silent.example"], "all who ask share one look-up"
+    names.speak.set()
+    told = await asyncio.gather(*silent, return_exceptions=True)
+    assert {type(error) for error in told} == {httpx2.ConnectError}
+
+
+async def test_no_more_names_are_looked_up_at_once_than_there_is_room_for(names: Names) -> None:
+    resolver = Resolver()
+    silent = [asyncio.create_task(resolver.look_up(f"{number}.silent.example")) for number in range(64)]
+    await asyncio.sleep(0)
+    with pytest.raises(httpx2.ConnectError, match="too many"):
+        await resolver.look_up("fast.example")
+    names.speak.set()
+    await asyncio.gather(*silent, return_exceptions=True)
+    assert await resolver.look_up("fast.example") == ["1.1.1.1"]
 
 
 async def test_a_redirect_is_not_followed(door: Door) -> None:

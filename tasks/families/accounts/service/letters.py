@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -13,6 +14,8 @@ from tenants.errors import NotFound
 from tenants.links import Kind
 from tenants.settings import Settings
 
+_LONGEST_NAME = 60
+_MARKS = frozenset(" &'’+,-()")
 _IGNORE = "If you did not expect this mail, ignore it: nothing happens without the link."
 
 
@@ -31,12 +34,13 @@ def invitation(session: Session, settings: Settings, row: UUID) -> Letter | None
     if not invitations.is_open(found, datetime.now(UTC)):
         return None
     tenant = identity.tenant(session)
-    role = found.custom.name if found.custom is not None else (found.role or "").lower()
+    name = _plain(tenant.name) or tenant.slug
+    role = _plain(found.custom.name) if found.custom is not None else (found.role or "").lower()
     link = links.url(settings, Kind.INVITATION, row, tenant.id)
     return Letter(
         found.email,
-        f"You are invited to {tenant.name}",
-        f"You are invited to {tenant.name} ({tenant.slug}) as {role}. This link works once, until"
+        f"You are invited to {name}",
+        f"You are invited to {name} ({tenant.slug}) as {role}. This link works once, until"
         f" {found.expires_at:%d %B %Y, %H:%M} UTC:\n\n{link}\n\n{_IGNORE}\n",
     )
 
@@ -67,6 +71,12 @@ def verification(session: Session, settings: Settings, row: UUID) -> Letter | No
         f"You asked for {found.slug}. This link makes it, and you its owner. It works once, for"
         f" {settings.auth.sign_up_hours:g} hours:\n\n{link}\n\n{_IGNORE}\n",
     )
+
+
+def _plain(name: str) -> str:
+    """A name of a tenant's choosing in a mail to somebody whom it has chosen: short, and nothing that makes a link."""
+    kept = (sign if sign in _MARKS or unicodedata.category(sign)[0] in "LMN" else " " for sign in name)
+    return " ".join("".join(kept).split())[:_LONGEST_NAME].rstrip()
 
 
 def _find(session: Session, kind: Kind, row: UUID) -> links.Open | None:
