@@ -332,6 +332,29 @@ def test_nobody_asks_for_these_tasks_by_name(api: Api, tenant: Principal) -> Non
         }
 
 
+def _ended(action: dict[str, int]) -> dict[str, int] | None:
+    """A bulk action on one run, once it has a verdict."""
+    return action if any(action.values()) else None
+
+
+def test_who_may_retry_runs_sends_no_invitation_again(api: Api, people: People, owner: Caller, box: Mailbox) -> None:
+    member = people.member("member@example.org", Role.MEMBER)
+    assert owner.ask(INVITE, e="pia@example.org", r="VIEWER")["inviteMember"]["success"]
+    _token(box, "pia@example.org")
+    [run] = [row[0] for row in _sent(api, "accounts.send_invitation") if _ours(people, row[0])]
+    again = "mutation ($id: ID!, $a: JSON) { retryRun(id: $id, args: $a, repeatEffects: true) { problem { code } } }"
+    for asking in (member, owner, api.caller(people.tenant)):
+        for args in (None, {"invitation": ids.show("inv", ids.new())}):
+            answer = asking.ask(again, id=ids.show("run", run), a=args)["retryRun"]
+            assert answer == {"problem": {"code": "UNKNOWN_TASK"}}
+    many = """mutation ($i: [ID!]) { retryRuns(dryRun: false, filter: {ids: $i, states: [SUCCEEDED]}) {
+      bulkAction { id } } }"""
+    action = owner.ask(many, i=[ids.show("run", run)])["retryRuns"]["bulkAction"]["id"]
+    look = "query ($id: ID!) { node(id: $id) { ... on BulkAction { done failed } } }"
+    assert eventually(lambda: _ended(owner.ask(look, id=action)["node"])) == {"done": 0, "failed": 1}
+    assert len(box.to("pia@example.org")) == 1
+
+
 # ---- new passwords
 
 
