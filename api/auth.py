@@ -43,13 +43,11 @@ class Verified:
         principal: the caller.
         suspended: whether the caller's tenant is suspended.
         expires: Unix time in seconds of its end; None for never.
-        ranges: the only addresses it is taken from; None for all.
     """
 
     principal: Principal
     suspended: bool
     expires: float | None
-    ranges: tuple[addresses.Range, ...] | None = None
 
 
 class Authenticator:
@@ -88,7 +86,8 @@ class Authenticator:
         """
         try:
             verified = await self._current(text)
-            if verified.ranges is not None and not addresses.within(address, verified.ranges):
+            ranges = verified.principal.address_ranges
+            if ranges is not None and not addresses.within(address, ranges):
                 raise _CallerRefused(verified.principal, "address", shown="invalid")
         except _CallerRefused as refusal:
             self.refuse(refusal.principal, refusal.why, address)
@@ -228,6 +227,8 @@ class Authenticator:
             actor=ids.show("key", found.key),
             scopes=found.scopes,
             task_names=found.task_names,
+            address_ranges=found.address_ranges,
+            expires_at=found.expires_at,
             person=found.made_by,
         )
         _refuse_ended(principal, found.revoked_at, found.expires_at)
@@ -236,7 +237,7 @@ class Authenticator:
         if found.outdated:
             self._beside(self.scope(principal).write(keys.store_anew, self._settings.auth, found.key, secret))
         expires = found.expires_at.timestamp() if found.expires_at else None
-        return Verified(principal, found.suspended, expires, found.address_ranges)
+        return Verified(principal, found.suspended, expires)
 
     async def _read_token(self, text: str) -> Verified:
         try:
