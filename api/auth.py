@@ -66,7 +66,7 @@ class Authenticator:
         self._database = database
         self._after_commit = after_commit
         self._known: OrderedDict[bytes, tuple[float, Verified]] = OrderedDict()
-        self._watches: dict[bytes, tuple[asyncio.Task[str], int]] = {}
+        self._watches: dict[tuple[bytes, Principal], tuple[asyncio.Task[str], int]] = {}
         self._notes: set[asyncio.Task[None]] = set()
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
 
@@ -169,21 +169,28 @@ class Authenticator:
         result, _ = await self._database.call(None, service, args, kwargs)
         return result
 
-    async def watch(self, text: str) -> str:
-        """Wait until a token or a key ends, however long that takes; the reason, `revoked` or `expired`.
+    async def watch(self, text: str, caller: Principal) -> str:
+        """Wait until a token or a key ends, or its caller may do something else; however long that takes.
 
         All who wait for the same share one look at it a second.
+
+        Args:
+            text: the token or the key.
+            caller: whom it spoke for when the wait began.
+
+        Returns:
+            Why: `revoked`, `expired` or `changed`.
         """
-        digest = _digest(text)
-        task, waiting = self._watches.get(digest) or (asyncio.create_task(self._watch(text)), 0)
-        self._watches[digest] = task, waiting + 1
+        watched = _digest(text), caller
+        task, waiting = self._watches.get(watched) or (asyncio.create_task(self._watch(text, caller)), 0)
+        self._watches[watched] = task, waiting + 1
         try:
             return await asyncio.shield(task)
         finally:
-            task, waiting = self._watches[digest]
-            self._watches[digest] = task, waiting - 1
+            task, waiting = self._watches[watched]
+            self._watches[watched] = task, waiting - 1
             if waiting == 1:
-                del self._watches[digest]
+                del self._watches[watched]
                 task.cancel()
 
     async def close(self) -> None:
@@ -193,7 +200,7 @@ class Authenticator:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _watch(self, text: str) -> str:
+    async def _watch(self, text: str, caller: Principal) -> str:
         while True:
             try:
                 verified = await self._current(text)
@@ -204,6 +211,8 @@ class Authenticator:
             except Exception:
                 log.exception("authentication_not_watched")
             else:
+                if _power(verified.principal) != _power(caller):
+                    return "changed"
                 if verified.expires is not None:
                     await asyncio.sleep(min(_WATCH_SECONDS, max(0.0, verified.expires - time.time())))
                     continue
@@ -330,6 +339,11 @@ def _refuse_ended(principal: Principal, revoked_at: datetime | None, expires_at:
         raise _CallerRefused(principal, "revoked")
     if expires_at is not None and expires_at <= datetime.now(UTC):
         raise _CallerRefused(principal, "expired")
+
+
+def _power(caller: Principal) -> tuple[object, ...]:
+    """All that decides what a caller may do."""
+    return caller.scopes, caller.role, caller.task_names
 
 
 def _digest(text: str) -> bytes:
