@@ -13,7 +13,7 @@ import pytest
 
 from tasks.engine import runs
 from tasks.engine.runs import TriggerRequest
-from tenants import identity, ids, links, signing, system
+from tenants import identity, ids, links, member_roles, signing, system
 from tenants.context import Principal, Role
 from tenants.errors import TenantryError
 from tenants.links import Kind
@@ -210,6 +210,31 @@ def test_every_link_that_is_not_good_is_answered_alike(
     assert {answer.status_code for answer in answers} == {GONE}
     assert len({answer.text for answer in answers}) == 1
     assert people.roles() == before
+
+
+@pytest.mark.parametrize("how", ["removed", "made a member", "their role changes", "still what they were"])
+def test_an_invitation_is_worth_no_more_than_who_invited(
+    api: Api, people: People, owner: Caller, box: Mailbox, how: str
+) -> None:
+    custom = api.installation.write(
+        people.tenant, member_roles.create, "Inviters", ["members:manage", "runs:read", "tenant:read"]
+    )
+    inviter = people.join("mallory@example.org", None, custom.id)
+    given = api.installation.write(people.tenant, member_roles.create, "Readers", ["runs:read", "tenant:read"])
+    email = f"mate-{how.replace(' ', '-')}@example.org"
+    asked = people.caller("mallory@example.org").ask(INVITE, e=email, i=ids.show("rol", given.id))
+    assert asked["inviteMember"]["success"], asked
+    token = _token(box, email)
+    if how == "removed":
+        owner.ask("mutation ($id: ID!) { removeMember(id: $id) { success } }", id=ids.show("usr", inviter))
+    elif how == "made a member":
+        people.join("mallory@example.org", Role.VIEWER)
+        api.installation.write(people.tenant, member_roles.change, given.id, None, ["runs:write"])
+    elif how == "their role changes":
+        api.installation.write(people.tenant, member_roles.change, custom.id, None, ["members:manage"])
+    answer = post(api, "invitation", token=token, password=PASSWORD)
+    assert answer.status_code == (201 if how == "still what they were" else GONE), answer.text
+    assert (email in people.roles()) is (how == "still what they were")
 
 
 def test_nobody_joins_a_suspended_tenant(api: Api, people: People, invite: Callable[..., str]) -> None:
