@@ -171,6 +171,7 @@ def test_a_member_is_found_by_a_verified_address_and_stays_what_they_are(
         ({}, {"email": None}, "address not verified"),
         ({}, {"email": ["ada@example.org"]}, "address not verified"),
         ({}, {"email": "nonsense"}, "address not verified"),
+        ({}, {"email": "\uff41da@example.org"}, "address not verified"),
         ({}, {"email": "ada@elsewhere.example"}, "domain"),
         ({}, {"email": "ada@sub.example.org"}, "domain"),
         ({}, {"email": "ada@example.org.elsewhere.example"}, "domain"),
