@@ -123,7 +123,7 @@ def test_a_provider_brings_in_no_more_than_there_is_room_for(people: People, iss
     people.join("first@example.org")
     _give_room(people, 1)
     assert Browser(people.api.url, place).through(issuer) == DENIED
-    assert _audit(people.api, people.tenant)[-1] == ("login.refuse", "s-1", "no room")
+    assert _audit(people.api, people.tenant)[-1] == ("login.refuse", None, "no room")
     assert people.roles() == {"first@example.org": "OWNER"}
     _give_room(people, 2)
     assert Browser(people.api.url, place).tokens(issuer)

@@ -46,7 +46,7 @@ def _logins(people: People) -> int:
 def _refusals(people: People) -> list[tuple[Any, ...]]:
     """Who was refused by the rule, as the audit log tells it."""
     return people.api.installation.rows(
-        "SELECT actor, detail->>'why' FROM audit_entries WHERE tenant_id = %s AND action = 'login.refuse'",
+        "SELECT actor, detail->>'reason' FROM audit_entries WHERE tenant_id = %s AND action = 'login.refuse'",
         str(people.tenant.tenant),
     )
 
