@@ -14,6 +14,7 @@ from api.auth import Authenticator
 from api.limits import Buckets
 from api.proofs import Proofs
 from api.static import ACCOUNT
+from tasks import registry
 from tasks.families.accounts.service import requests
 from tenants import identity, ids, invitations, links
 from tenants.errors import Forbidden, TenantSuspended
@@ -66,7 +67,7 @@ class Accounts:
         self._proofs.check(request, found.email)
         settled = await self._proofs.settle(request, found.email, found.password_hash, password, _WRONG)
         scope = self._authenticator.member(link.tenant, ids.show("inv", link.row))
-        user = await scope.write(invitations.accept, link.row, settled)
+        user = await scope.write(invitations.accept, link.row, settled, list(registry.offered()))
         return await self._log_in(request, link.tenant, user)
 
     async def ask_reset(self, request: Request) -> Response:

@@ -43,13 +43,11 @@ class Verified:
         principal: the caller.
         suspended: whether the caller's tenant is suspended.
         expires: Unix time in seconds of its end; None for never.
-        ranges: the only addresses it is taken from; None for all.
     """
 
     principal: Principal
     suspended: bool
     expires: float | None
-    ranges: tuple[addresses.Range, ...] | None = None
 
 
 class Authenticator:
@@ -68,7 +66,7 @@ class Authenticator:
         self._database = database
         self._after_commit = after_commit
         self._known: OrderedDict[bytes, tuple[float, Verified]] = OrderedDict()
-        self._watches: dict[bytes, tuple[asyncio.Task[str], int]] = {}
+        self._watches: dict[tuple[bytes, Principal], tuple[asyncio.Task[str], int]] = {}
         self._notes: set[asyncio.Task[None]] = set()
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
 
@@ -88,7 +86,8 @@ class Authenticator:
         """
         try:
             verified = await self._current(text)
-            if verified.ranges is not None and not addresses.within(address, verified.ranges):
+            ranges = verified.principal.address_ranges
+            if ranges is not None and not addresses.within(address, ranges):
                 raise _CallerRefused(verified.principal, "address", shown="invalid")
         except _CallerRefused as refusal:
             self.refuse(refusal.principal, refusal.why, address)
@@ -170,21 +169,28 @@ class Authenticator:
         result, _ = await self._database.call(None, service, args, kwargs)
         return result
 
-    async def watch(self, text: str) -> str:
-        """Wait until a token or a key ends, however long that takes; the reason, `revoked` or `expired`.
+    async def watch(self, text: str, caller: Principal) -> str:
+        """Wait until a token or a key ends, or its caller may do something else; however long that takes.
 
         All who wait for the same share one look at it a second.
+
+        Args:
+            text: the token or the key.
+            caller: whom it spoke for when the wait began.
+
+        Returns:
+            Why: `revoked`, `expired` or `changed`.
         """
-        digest = _digest(text)
-        task, waiting = self._watches.get(digest) or (asyncio.create_task(self._watch(text)), 0)
-        self._watches[digest] = task, waiting + 1
+        watched = _digest(text), caller
+        task, waiting = self._watches.get(watched) or (asyncio.create_task(self._watch(text, caller)), 0)
+        self._watches[watched] = task, waiting + 1
         try:
             return await asyncio.shield(task)
         finally:
-            task, waiting = self._watches[digest]
-            self._watches[digest] = task, waiting - 1
+            task, waiting = self._watches[watched]
+            self._watches[watched] = task, waiting - 1
             if waiting == 1:
-                del self._watches[digest]
+                del self._watches[watched]
                 task.cancel()
 
     async def close(self) -> None:
@@ -194,7 +200,7 @@ class Authenticator:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def _watch(self, text: str) -> str:
+    async def _watch(self, text: str, caller: Principal) -> str:
         while True:
             try:
                 verified = await self._current(text)
@@ -205,6 +211,8 @@ class Authenticator:
             except Exception:
                 log.exception("authentication_not_watched")
             else:
+                if _power(verified.principal) != _power(caller):
+                    return "changed"
                 if verified.expires is not None:
                     await asyncio.sleep(min(_WATCH_SECONDS, max(0.0, verified.expires - time.time())))
                     continue
@@ -228,6 +236,8 @@ class Authenticator:
             actor=ids.show("key", found.key),
             scopes=found.scopes,
             task_names=found.task_names,
+            address_ranges=found.address_ranges,
+            expires_at=found.expires_at,
             person=found.made_by,
         )
         _refuse_ended(principal, found.revoked_at, found.expires_at)
@@ -236,7 +246,7 @@ class Authenticator:
         if found.outdated:
             self._beside(self.scope(principal).write(keys.store_anew, self._settings.auth, found.key, secret))
         expires = found.expires_at.timestamp() if found.expires_at else None
-        return Verified(principal, found.suspended, expires, found.address_ranges)
+        return Verified(principal, found.suspended, expires)
 
     async def _read_token(self, text: str) -> Verified:
         try:
@@ -329,6 +339,11 @@ def _refuse_ended(principal: Principal, revoked_at: datetime | None, expires_at:
         raise _CallerRefused(principal, "revoked")
     if expires_at is not None and expires_at <= datetime.now(UTC):
         raise _CallerRefused(principal, "expired")
+
+
+def _power(caller: Principal) -> tuple[object, ...]:
+    """All that decides what a caller may do."""
+    return caller.scopes, caller.role, caller.task_names
 
 
 def _digest(text: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from tenants.errors import RateLimited
@@ -30,9 +31,9 @@ class BackOff:
 
     def __init__(self, free: int) -> None:
         self._free = free
-        self._failures: OrderedDict[str, _Failures] = OrderedDict()
+        self._failures: OrderedDict[Hashable, _Failures] = OrderedDict()
 
-    def check(self, name: str) -> None:
+    def check(self, name: Hashable) -> None:
         """
         Raises:
             RateLimited: who goes by this name has to wait.
@@ -41,7 +42,7 @@ class BackOff:
         if wait > 0:
             raise RateLimited("Too many attempts: wait a moment.", retry_after_seconds=wait)
 
-    def fail(self, name: str) -> None:
+    def fail(self, name: Hashable) -> None:
         """Note a failure."""
         now = time.monotonic()
         known = self._failures.pop(name, None)
@@ -50,11 +51,17 @@ class BackOff:
         while len(self._failures) > _REMEMBERED:
             self._failures.popitem(last=False)
 
-    def forgive(self, name: str) -> None:
+    def undo(self, name: Hashable) -> None:
+        """Take back a failure that was none."""
+        known = self._failures.get(name)
+        if known is not None:
+            known.count -= 1
+
+    def forgive(self, name: Hashable) -> None:
         """Forget the failures."""
         self._failures.pop(name, None)
 
-    def _wait(self, name: str) -> float:
+    def _wait(self, name: Hashable) -> float:
         known = self._failures.get(name)
         if known is None or known.count < self._free:
             return 0.0

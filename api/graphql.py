@@ -30,6 +30,7 @@ from api.static import GRAPHIQL
 from schema import costs, root
 from schema.context import Context
 from tasks.engine.streams import Hub
+from tenants.context import Principal
 from tenants.errors import RateLimited, TenantryError, Unauthenticated, Unavailable
 from tenants.settings import Settings
 
@@ -119,7 +120,7 @@ class View(GraphQL[Context, None]):
             text = auth.bearer(request.headers.get("authorization"))
             if text is not None:
                 await self.admit(context, text, request)
-                context.end = lambda: self._end(text)
+                context.end = lambda: self._end(text, context.caller)
         except Unauthenticated as refusal:
             context.refusal = refusal
         if context.scope is None:
@@ -287,14 +288,16 @@ class View(GraphQL[Context, None]):
         self.limits.sockets_by_address.leave(connection)
         self.limits.sockets_by_tenant.leave(connection)
 
-    async def _end(self, text: str) -> NoReturn:
+    async def _end(self, text: str, caller: Principal) -> NoReturn:
         """Wait until a stream over HTTP must end."""
-        watch = asyncio.ensure_future(self.authenticator.watch(text))
+        watch = asyncio.ensure_future(self.authenticator.watch(text, caller))
         stop = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({watch, stop}, return_when=asyncio.FIRST_COMPLETED)
             if watch.done():
-                raise Unauthenticated("Your login or API key has ended.", reason=watch.result())
+                raise Unauthenticated(
+                    "Your login or API key has ended, or may do something else.", reason=watch.result()
+                )
             raise Unavailable("This server is stopping: connect again.")
         finally:
             watch.cancel()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -17,7 +18,9 @@ from tenants.errors import Unauthenticated, Unavailable
 T = TypeVar("T")
 _HASHERS = 2
 _MOST_WAITING = 32
-_FREE_BY_PERSON = 10
+_FREE_THERE, _FREE_ANYWHERE = 10, 100
+"""Failures of a person from one network, and from all, that cost nothing."""
+_REMEMBERED = 50_000
 
 
 class Proofs:
@@ -28,7 +31,9 @@ class Proofs:
     """
 
     def __init__(self, failures: BackOff) -> None:
-        self._people = BackOff(_FREE_BY_PERSON)
+        self._people_there = BackOff(_FREE_THERE)
+        self._people = BackOff(_FREE_ANYWHERE)
+        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._failures = failures
         self._hashers = ThreadPoolExecutor(_HASHERS, thread_name_prefix="passwords")
         self._waiting = 0
@@ -41,26 +46,57 @@ class Proofs:
         Raises:
             RateLimited: who goes by it, or whoever is at the caller's address, has failed too often to try now.
         """
-        self._people.check(email)
-        self._failures.check(limits.address(request.scope))
+        for count, name in self._counts(request, email):
+            count.check(name)
 
     async def require(
         self, request: Request, email: str, password_hash: str | None, password: str, refusal: str
     ) -> None:
         """Make sure that the password is the person's. Takes as long where there is no hash.
 
+        It counts as a failure until it is none: so those who guess at once are not ahead of the count.
+
         Args:
             refusal: what to say if it is not.
 
         Raises:
             Unauthenticated: it is not.
+            RateLimited: as `check`.
             Unavailable: too many wait already.
         """
-        if not await self._run(passwords.verify, password_hash, password):
-            self._people.fail(email)
-            self._failures.fail(limits.address(request.scope))
-            raise Unauthenticated(refusal, reason="invalid")
+        self.check(request, email)
+        counts = self._counts(request, email)
+        for count, name in counts:
+            count.fail(name)
+        try:
+            if not await self._run(passwords.verify, password_hash, password):
+                raise Unauthenticated(refusal, reason="invalid")
+        except Unavailable:
+            for count, name in counts:
+                count.undo(name)
+            raise
+        network = limits.address(request.scope)
+        self._failures.undo(network)
         self._people.forgive(email)
+        self._people_there.forgive((email, network))
+        self._know(email, network)
+
+    def _counts(self, request: Request, email: str) -> list[tuple[BackOff, Hashable]]:
+        """What the caller's failures count for: their network, the person there, and the person wherever they are.
+
+        The last, which strangers far away can use up, is nothing to a network that the person has come from before.
+        """
+        network = limits.address(request.scope)
+        counts: list[tuple[BackOff, Hashable]] = [(self._failures, network), (self._people_there, (email, network))]
+        if (email, network) not in self._known:
+            counts.append((self._people, email))
+        return counts
+
+    def _know(self, email: str, network: str) -> None:
+        self._known[email, network] = None
+        self._known.move_to_end((email, network))
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
 
     async def hash(self, password: str) -> str:
         """The hash of a new password.

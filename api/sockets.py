@@ -23,6 +23,7 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 from api import auth, metrics
 from schema import errors
 from schema.context import Context
+from tenants.context import Principal
 from tenants.errors import InvalidInput, RateLimited, TenantryError, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             return
         await super().handle_connection_init(message)
         self._wait_for_use()
-        self._watch = asyncio.create_task(self._end_with_caller())
+        self._watch = asyncio.create_task(self._end_with(self.context.caller))
 
     async def shutdown(self) -> None:
         """End what runs for this socket."""
@@ -179,15 +180,15 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             raise InvalidInput(refusal)
         payload["query"] = query
 
-    async def _end_with_caller(self) -> None:
-        await self._close(await cast("View", self.view).authenticator.watch(self._text))
+    async def _end_with(self, caller: Principal) -> None:
+        await self._close(await cast("View", self.view).authenticator.watch(self._text, caller))
 
     async def _close(self, reason: str) -> None:
         # Clients stop at 4401, and come back with a new token at 4403.
         if reason == "expired":
             await self.websocket.close(_EXPIRED, "Expired")
         else:
-            await self.websocket.close(_REVOKED, "Unauthorized")
+            await self.websocket.close(_REVOKED, "Permissions changed" if reason == "changed" else "Unauthorized")
 
 
 def _malformed(message: object) -> str | None:

@@ -43,16 +43,33 @@ class Query:
 
 @strawberry.type
 class Mutation:
-    @strawberry.mutation(extensions=[permissions.TENANT_WRITE, AS_PROBLEM], description="One of the name is replaced.")
+    @strawberry.mutation(
+        extensions=[permissions.TENANT_WRITE, AS_PROBLEM],
+        description="One of the name is replaced. `oidc.<name>`, of an identity provider, is for owners.",
+    )
     async def set_credential(self, info: Info, input: CredentialInput) -> CredentialPayload:
+        _check(info, input.name)
         ring = info.context.settings.auth.credential_keys
         row = await info.context.data.write(credentials.put, ring, input.name, input.kind, SecretStr(input.secret))
         return CredentialPayload(success=True, message=f"{row.name} is set.", credential=_show(row))
 
-    @strawberry.mutation(extensions=[permissions.TENANT_WRITE, AS_PROBLEM])
+    @strawberry.mutation(
+        extensions=[permissions.TENANT_WRITE, AS_PROBLEM],
+        description="`oidc.<name>`, of an identity provider, is for owners.",
+    )
     async def remove_credential(self, info: Info, name: str) -> DeletePayload:
+        _check(info, name)
         await info.context.data.write(credentials.remove, name)
         return DeletePayload(success=True, message=f"{name} is gone.", deleted_id=strawberry.ID(name))
+
+
+def _check(info: Info, name: str) -> None:
+    """
+    Raises:
+        Forbidden: it is an identity provider's, and the caller may set none of these.
+    """
+    if name.startswith(credentials.OF_PROVIDERS):
+        permissions.OWNERS_WRITE.check(info)
 
 
 def _show(row: models.Credential) -> Credential:

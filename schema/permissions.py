@@ -61,6 +61,16 @@ class OperatorRule(Rule):
             raise Forbidden("This is for the operators of the installation.")
 
 
+class OwnerRule(Rule):
+    """A rule that admits owners and operators only: no key, whatever its scopes."""
+
+    def check(self, info: Info) -> None:
+        super().check(info)
+        caller = info.context.caller
+        if caller.role is not Role.OWNER and caller.kind is not ActorKind.OPERATOR:
+            raise Forbidden("This is for owners, who log in themselves: no API key will do.")
+
+
 class Hidden(FieldExtension):
     """A field that reads as null for callers whom the condition does not admit.
 
@@ -97,8 +107,8 @@ TENANT_READ = Rule("tenant:read")
 TENANT_WRITE = Rule("tenant:write", changes=True)
 OPERATORS_READ = OperatorRule("tenant:read")
 OPERATORS_WRITE = OperatorRule("tenant:write", changes=True)
-EVERYTHING = Rule("*", changes=True)
-"""For owners and administrators: who decides where people log in can be any of them."""
+OWNERS_WRITE = OwnerRule("tenant:write", changes=True)
+"""For owners: who decides where people log in can be any of them."""
 AUDIT_READ = Rule("audit:read")
 ADMINS = Hidden(administers)
 """For owners, administrators and operators."""

@@ -85,8 +85,8 @@ class Query:
 @strawberry.type
 class Mutation:
     @strawberry.mutation(
-        extensions=[permissions.EVERYTHING, AS_PROBLEM],
-        description="For owners and administrators. One of the name is changed; with another issuer, all start anew.",
+        extensions=[permissions.OWNERS_WRITE, AS_PROBLEM],
+        description="For owners. One of the name is changed; with another issuer, all start anew.",
     )
     async def set_identity_provider(self, info: Info, input: IdentityProviderInput) -> IdentityProviderPayload:
         roles = {given.group: given.role for given in input.roles}
@@ -112,16 +112,16 @@ class Mutation:
         return IdentityProviderPayload(success=True, message=f"{row.name} is set.", identity_provider=shown)
 
     @strawberry.mutation(
-        extensions=[permissions.EVERYTHING, AS_PROBLEM],
-        description="For owners and administrators. The logins that it vouched for end.",
+        extensions=[permissions.OWNERS_WRITE, AS_PROBLEM],
+        description="For owners. The logins that it vouched for end.",
     )
     async def remove_identity_provider(self, info: Info, name: str) -> DeletePayload:
         await info.context.data.write(providers.remove, name)
         return DeletePayload(success=True, message=f"{name} is gone.", deleted_id=strawberry.ID(name))
 
     @strawberry.mutation(
-        extensions=[permissions.EVERYTHING, AS_PROBLEM],
-        description="For owners and administrators. Owners keep their passwords; other logins without a provider end.",
+        extensions=[permissions.OWNERS_WRITE, AS_PROBLEM],
+        description="For owners. Owners keep their passwords; other logins without a provider end.",
     )
     async def require_single_sign_on(self, info: Info, required: bool) -> TenantPayload:
         await info.context.data.write(providers.require, required)

@@ -45,3 +45,10 @@ def within(address: str, ranges: Sequence[Range]) -> bool:
     if isinstance(known, IPv6Address) and known.ipv4_mapped is not None:
         known = known.ipv4_mapped
     return any(known in one for one in ranges)
+
+
+def inside(inner: Range, outer: Range) -> bool:
+    """Whether all of a range lies in another."""
+    if isinstance(inner, IPv4Network):
+        return isinstance(outer, IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, IPv6Network) and inner.subnet_of(outer)

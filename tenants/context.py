@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from tenants import db
+from tenants.addresses import Range
 from tenants.errors import Forbidden
 
 P = ParamSpec("P")
@@ -57,6 +59,10 @@ class Principal:
     email: str | None = None
     task_names: frozenset[str] | None = None
     """The tasks an API key is narrowed to; None for all."""
+    address_ranges: tuple[Range, ...] | None = None
+    """The only addresses an API key is taken from; None for all."""
+    expires_at: datetime | None = None
+    """When an API key ends; None for never."""
     person: UUID | None = None
     """The person who acts, or who made the key that does."""
     login: UUID | None = None

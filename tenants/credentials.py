@@ -15,6 +15,9 @@ from tenants.errors import InvalidInput, Issue, Misconfigured, NotFound
 from tenants.models import Credential
 from tenants.settings import KeyRing
 
+OF_PROVIDERS = "oidc."
+"""What the names of identity providers' secrets begin with: only who may set a provider may set its secret."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,49}")
 _LONGEST_SECRET = 8192

@@ -136,6 +136,9 @@ def _address(row: IdentityProvider, claims: Claims) -> str:
         address = identity.normalise(claims.email)
     except InvalidInput:
         raise NotVouched("address not verified") from None
+    if address != claims.email and not claims.email.isascii():
+        # What has been verified is another address than the one that it is kept as, and may be another's.
+        raise NotVouched("address not verified")
     if address.rpartition("@")[2] not in row.domains:
         raise NotVouched("domain")
     return address

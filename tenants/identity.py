@@ -48,6 +48,11 @@ def lock_tenant(session: Session) -> None:
     session.execute(select(Tenant.id).with_for_update(key_share=True))
 
 
+def share_tenant(session: Session) -> None:
+    """Keep what all in the tenant must agree on as it is, until the end of the transaction."""
+    session.execute(select(Tenant.id).with_for_update(read=True))
+
+
 def normalise(email: str) -> str:
     """An e-mail address as it is kept and compared.
 

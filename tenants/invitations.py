@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, joinedload
 from tenants import audit, context, db, identity, ids, links, member_roles, members, pages
 from tenants.context import Role
 from tenants.errors import Conflict, InvalidState, NotFound, QuotaExceeded, RateLimited
-from tenants.models import Invitation, Membership, User
+from tenants.models import CustomRole, Invitation, Membership, User
 from tenants.pages import Page
 
 _AGAIN = timedelta(minutes=1)
@@ -84,6 +84,7 @@ def create(
         role=None if role is None else role.value,
         role_id=custom,
         invited_by=context.principal(session).actor,
+        inviter=context.principal(session).person,
         expires_at=now + timedelta(days=days),
     )
     session.add(row)
@@ -146,11 +147,14 @@ def find(session: Session, tenant: UUID, invitation: UUID) -> Open:
     return Open(rows[0]["email"], rows[0]["password_hash"], rows[0]["suspended"])
 
 
-def accept(session: Session, invitation: UUID, password_hash: str) -> UUID:
+def accept(session: Session, invitation: UUID, password_hash: str, families: Sequence[str]) -> UUID:
     """Make the invited person a member; returns the person. Who is one already stays what they are.
+
+    Worth nothing once who invited them could not do it any more.
 
     Args:
         password_hash: theirs: verified where they have one, new where they have none.
+        families: those of this installation.
 
     Raises:
         NotFound: it can't be accepted any more.
@@ -165,6 +169,10 @@ def accept(session: Session, invitation: UUID, password_hash: str) -> UUID:
     user: UUID = accepted["user_id"]
     role = None if accepted["role"] is None else Role(accepted["role"])
     joined = members.add(session, user, role, accepted["role_id"])
+    if accepted["inviter"] is not None:
+        custom = session.scalar(select(CustomRole).where(CustomRole.id == accepted["role_id"]))
+        if not member_roles.covers(members.find(session, accepted["inviter"]), role, custom, families):
+            raise links.gone()
     audit.record(session, "invitation.accept", ids.show("inv", invitation), user=ids.show("usr", user), joined=joined)
     return user
 

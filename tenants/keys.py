@@ -20,9 +20,9 @@ from pydantic import SecretStr
 from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from tenants import addresses, audit, context, db, ids, pages, quotas, signing
+from tenants import addresses, audit, context, db, ids, key_bounds, pages, quotas, signing
 from tenants.addresses import Range
-from tenants.errors import Forbidden, InvalidInput, InvalidState, Issue, NotFound, Unauthenticated
+from tenants.errors import InvalidInput, InvalidState, Issue, NotFound, Unauthenticated
 from tenants.models import ApiKey
 from tenants.pages import Page
 from tenants.quotas import Quota
@@ -113,11 +113,11 @@ def create(
 
     Raises:
         InvalidInput: a value is wrong.
-        Forbidden: its maker doesn't hold one of the scopes, or may not trigger one of the tasks.
+        Forbidden: it is more than its maker: by a scope, a task, an address, or how long it lasts.
         QuotaExceeded: the tenant has as many good ones as its plan has room for.
     """
     _check(name, scopes, task_names, address_ranges, expires_at)
-    _check_power(session, scopes, task_names)
+    key_bounds.check(session, scopes, task_names, address_ranges, expires_at)
     quotas.take(session, Quota.KEYS, GOOD)
     made = _make(
         session,
@@ -136,6 +136,8 @@ def create(
 def rotate(session: Session, pepper: SecretStr, key_id: UUID, overlap_seconds: int = 3600) -> Created:
     """Replace a key by a new one that can do the same, and is made to last as long. Both are good meanwhile.
 
+    By a key that ends, one is made that ends no later. Of those that replaced each other two are good at most.
+
     Args:
         pepper: the secret of the installation that keys are hashed with.
         overlap_seconds: how long the old one is good for yet, if it does not end before; 0 to 30 days.
@@ -143,8 +145,8 @@ def rotate(session: Session, pepper: SecretStr, key_id: UUID, overlap_seconds: i
     Raises:
         NotFound: there is no such key.
         InvalidInput: the overlap is out of bounds.
-        InvalidState: the key has ended, or has been replaced.
-        Forbidden: it can do more than the caller.
+        InvalidState: the key has ended, or has been replaced, or the one that it replaced is still good.
+        Forbidden: it is more than the caller, as for `create`.
     """
     if not 0 <= overlap_seconds <= _LONGEST_OVERLAP_SECONDS:
         message = f"must be 0 to {_LONGEST_OVERLAP_SECONDS} seconds"
@@ -152,7 +154,7 @@ def rotate(session: Session, pepper: SecretStr, key_id: UUID, overlap_seconds: i
     old = session.scalar(select(ApiKey).where(ApiKey.id == key_id).with_for_update())
     if old is None:
         raise NotFound
-    _check_power(session, old.scopes, old.task_names)
+    key_bounds.check(session, old.scopes, old.task_names, old.address_ranges, old.expires_at)
     now = datetime.now(UTC)
     if old.revoked_at is not None:
         raise InvalidState("The key is revoked: make a new one.", state="REVOKED")
@@ -160,7 +162,11 @@ def rotate(session: Session, pepper: SecretStr, key_id: UUID, overlap_seconds: i
         raise InvalidState("The key has expired: make a new one.", state="EXPIRED")
     if session.scalar(select(ApiKey.id).where(ApiKey.predecessor_id == key_id)) is not None:
         raise InvalidState("The key has been replaced: rotate the one that replaced it.", state="ROTATED")
+    if session.scalar(GOOD.where(ApiKey.id == old.predecessor_id)):
+        raise InvalidState("The key that it replaced is still good: revoke that first, or wait.", state="OVERLAPPING")
     before = _shown(old)
+    latest = context.principal(session).expires_at
+    lasting = None if old.expires_at is None else now + (old.expires_at - old.created_at)
     made = _make(
         session,
         pepper,
@@ -170,7 +176,7 @@ def rotate(session: Session, pepper: SecretStr, key_id: UUID, overlap_seconds: i
         address_ranges=old.address_ranges,
         predecessor_id=old.id,
         made_by=context.principal(session).person,
-        expires_at=None if old.expires_at is None else now + (old.expires_at - old.created_at),
+        expires_at=min((end for end in (lasting, latest) if end is not None), default=None),
     )
     end = now + timedelta(seconds=overlap_seconds)
     old.expires_at = end if old.expires_at is None else min(old.expires_at, end)
@@ -280,16 +286,6 @@ def _make(session: Session, pepper: SecretStr, **values: Any) -> Created:
     session.flush()
     session.refresh(key)
     return Created(key, secret)
-
-
-def _check_power(session: Session, scopes: Sequence[str], task_names: Sequence[str] | None) -> None:
-    """Nobody makes a key that can do more than who makes it."""
-    caller = context.principal(session)
-    for scope in scopes:
-        if not caller.may(scope):
-            raise Forbidden(f"A key can't do more than its maker: you don't hold {scope}.", required_scope=scope)
-    if caller.task_names is not None and not (task_names and caller.task_names.issuperset(task_names)):
-        raise Forbidden("A key can't do more than its maker: yours is narrowed to some tasks.")
 
 
 def _check(

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from tenants import audit, context, db, identity, ids, members, pages, signing
 from tenants.context import Role
 from tenants.errors import NotFound, Unauthenticated
-from tenants.models import Identity, IdentityProvider, LoginSession, Membership
+from tenants.models import Identity, IdentityProvider, LoginSession, Membership, Tenant
 from tenants.pages import Page
 from tenants.settings import Auth, KeyRing
 
@@ -135,7 +135,8 @@ def open_login(session: Session, auth: Auth, user: UUID, agent: str | None = Non
     Raises:
         Unauthenticated: members of this tenant log in through its identity provider, and this is no owner.
     """
-    if identity.tenant(session).sso_only and not session.scalar(members.OWNERS.where(Membership.user_id == user)):
+    identity.share_tenant(session)
+    if not _by_password(session, user):
         raise Unauthenticated("Log in through the identity provider of this tenant.", reason="sso")
     tokens = _open(session, auth, user, ids.new(), None, agent)
     assert tokens is not None
@@ -195,6 +196,9 @@ def refresh(session: Session, auth: Auth, token: RefreshToken) -> Tokens | None:
     row = session.scalar(select(LoginSession).where(LoginSession.id == token.session).with_for_update())
     now = datetime.now(UTC)
     if row is None or row.revoked_at is not None or row.expires_at <= now:
+        return None
+    if row.provider is None and not _by_password(session, row.user_id):
+        end(session, LoginSession.id == row.id)
         return None
     upcoming = RefreshToken(token.tenant, token.session, token.generation + 1)
     if row.token_hash == _digest(token):
@@ -269,6 +273,12 @@ def revoke(session: Session, login: UUID, families: Sequence[str]) -> LoginSessi
         session.refresh(row)
         audit.record(session, "login.revoke", ids.show("ses", row.id), user=ids.show("usr", row.user_id))
     return row
+
+
+def _by_password(session: Session, user: UUID) -> bool:
+    """Whether a member may log in without an identity provider."""
+    required = session.scalar(select(Tenant.sso_only))
+    return not required or session.scalar(members.OWNERS.where(Membership.user_id == user)) is not None
 
 
 def _open(

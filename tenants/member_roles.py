@@ -155,6 +155,14 @@ def require(session: Session, scopes: Sequence[str] | frozenset[str], role: Role
         raise Forbidden("Your key is narrowed to some tasks: it gives nobody a role.")
 
 
+def covers(holder: Membership | None, role: Role | None, custom: CustomRole | None, families: Sequence[str]) -> bool:
+    """Whether somebody is a member who stands no lower than a role."""
+    if holder is None or (role is Role.OWNER and holder.role != Role.OWNER):
+        return False
+    held = worth(holder.role, holder.custom, families)
+    return "*" in held or worth(role, custom, families) <= held
+
+
 def shown_role(role: str | None, custom: UUID | None) -> dict[str, str | None]:
     """A member's role as the audit log tells of it."""
     return {"role": role if custom is None else ids.show("rol", custom)}

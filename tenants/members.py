@@ -83,9 +83,15 @@ def get(session: Session, user: UUID) -> Membership:
     Raises:
         NotFound: the person is none.
     """
-    row: Membership | None = session.scalar(_whole().where(Membership.user_id == user))
+    row = find(session, user)
     if row is None:
         raise NotFound
+    return row
+
+
+def find(session: Session, user: UUID) -> Membership | None:
+    """A person's membership, if they are a member."""
+    row: Membership | None = session.scalar(_whole().where(Membership.user_id == user))
     return row
 
 

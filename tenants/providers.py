@@ -198,7 +198,7 @@ def client(session: Session, settings: Settings, name: str) -> Client:
 
 def credential_name(provider: str) -> str:
     """The credential that is a provider's client secret."""
-    return f"oidc.{provider}"
+    return f"{credentials.OF_PROVIDERS}{provider}"
 
 
 def shown(row: IdentityProvider) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def upgrade() -> None:
         sa.Column("role", sa.Text(), nullable=True),
         sa.Column("role_id", sa.UUID(), nullable=True),
         sa.Column("invited_by", sa.Text(), nullable=False),
+        sa.Column("inviter", sa.UUID(), nullable=True),
         sa.Column("created_at", MOMENT, server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("expires_at", MOMENT, nullable=False),
         sa.Column("accepted_at", MOMENT, nullable=True),

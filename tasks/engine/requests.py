@@ -66,7 +66,7 @@ class TriggerRequest:
 
 
 def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | None = None) -> dict[str, Any]:
-    """A request as the database takes it, every value checked."""
+    """A request as the database takes it, every value checked. Only operators repeat what a service has triggered."""
     caller = context.principal(session)
     try:
         definition = _definition(session, request.task_name)
@@ -74,9 +74,9 @@ def check(session: Session, request: TriggerRequest, *path: str, origin: UUID | 
         if path:
             error.message = f"[{path[0]}] {error.message}"
         raise
-    internal = registry.is_internal(definition)
-    if (definition.operator_only and caller.kind is not ActorKind.OPERATOR) or (
-        internal and not request.internal and origin is None
+    internal, operator = registry.is_internal(definition), caller.kind is ActorKind.OPERATOR
+    if (definition.operator_only and not operator) or (
+        internal and not request.internal and not (operator and origin is not None)
     ):
         raise _unknown(session, request.task_name)
     if not request.internal and not caller.may_trigger(definition.name):

@@ -96,6 +96,8 @@ class Invitation(TenantRow, Base):
     role: Mapped[str | None] = mapped_column(Text)
     role_id: Mapped[UUID | None] = mapped_column(Key)
     invited_by: Mapped[str] = mapped_column(Text)
+    inviter: Mapped[UUID | None] = mapped_column(Key)
+    """The person who did it, or who made the key that did; None for operators."""
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=func.clock_timestamp())
     expires_at: Mapped[datetime] = mapped_column(Moment)
     accepted_at: Mapped[datetime | None] = mapped_column(Moment)

@@ -14,12 +14,16 @@ $$;
 REVOKE ALL ON FUNCTION find_login(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION find_login(text, text) TO tenantry_app;
 
+-- A login that a password opened has ended where passwords are good no more, and its person is no owner.
 CREATE OR REPLACE FUNCTION find_session(
   p_tenant uuid, p_session uuid,
   OUT user_id uuid, OUT email text, OUT role text, OUT role_name text, OUT role_scopes text[],
   OUT expires_at timestamptz, OUT revoked_at timestamptz, OUT suspended boolean
 ) RETURNS SETOF record LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-  SELECT u.id, u.email, m.role, r.name, r.scopes, s.expires_at, s.revoked_at, t.suspended_at IS NOT NULL
+  SELECT u.id, u.email, m.role, r.name, r.scopes, s.expires_at,
+         CASE WHEN t.sso_only AND s.provider IS NULL AND m.role IS DISTINCT FROM 'OWNER'
+              THEN coalesce(s.revoked_at, s.created_at) ELSE s.revoked_at END,
+         t.suspended_at IS NOT NULL
   FROM public.login_sessions s
   JOIN public.tenants t ON t.id = s.tenant_id
   JOIN public.memberships m ON m.tenant_id = s.tenant_id AND m.user_id = s.user_id

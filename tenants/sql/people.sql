@@ -37,13 +37,15 @@ GRANT EXECUTE ON FUNCTION find_invitation(uuid, uuid) TO tenantry_app;
 -- role. No row when the invitation is not open any more, the tenant is suspended, or the person has come to have another
 -- password meanwhile.
 CREATE OR REPLACE FUNCTION accept_invitation(
-  p_tenant uuid, p_invitation uuid, p_user uuid, p_hash text, OUT user_id uuid, OUT role text, OUT role_id uuid
+  p_tenant uuid, p_invitation uuid, p_user uuid, p_hash text,
+  OUT user_id uuid, OUT role text, OUT role_id uuid, OUT inviter uuid
 ) RETURNS SETOF record LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
   v_email text;
   v_hash text;
 BEGIN
-  SELECT i.email, i.role, i.role_id INTO v_email, accept_invitation.role, accept_invitation.role_id
+  SELECT i.email, i.role, i.role_id, i.inviter
+  INTO v_email, accept_invitation.role, accept_invitation.role_id, accept_invitation.inviter
   FROM public.invitations i JOIN public.tenants t ON t.id = i.tenant_id
   WHERE i.tenant_id = p_tenant AND i.id = p_invitation AND t.suspended_at IS NULL
     AND i.accepted_at IS NULL AND i.revoked_at IS NULL AND i.expires_at > clock_timestamp()

@@ -13,7 +13,7 @@ import pytest
 
 from tasks.engine import runs
 from tasks.engine.runs import TriggerRequest
-from tenants import identity, ids, links, signing, system
+from tenants import identity, ids, links, member_roles, signing, system
 from tenants.context import Principal, Role
 from tenants.errors import TenantryError
 from tenants.links import Kind
@@ -212,6 +212,31 @@ def test_every_link_that_is_not_good_is_answered_alike(
     assert people.roles() == before
 
 
+@pytest.mark.parametrize("how", ["removed", "made a member", "their role changes", "still what they were"])
+def test_an_invitation_is_worth_no_more_than_who_invited(
+    api: Api, people: People, owner: Caller, box: Mailbox, how: str
+) -> None:
+    custom = api.installation.write(
+        people.tenant, member_roles.create, "Inviters", ["members:manage", "runs:read", "tenant:read"]
+    )
+    inviter = people.join("mallory@example.org", None, custom.id)
+    given = api.installation.write(people.tenant, member_roles.create, "Readers", ["runs:read", "tenant:read"])
+    email = f"mate-{how.replace(' ', '-')}@example.org"
+    asked = people.caller("mallory@example.org").ask(INVITE, e=email, i=ids.show("rol", given.id))
+    assert asked["inviteMember"]["success"], asked
+    token = _token(box, email)
+    if how == "removed":
+        owner.ask("mutation ($id: ID!) { removeMember(id: $id) { success } }", id=ids.show("usr", inviter))
+    elif how == "made a member":
+        people.join("mallory@example.org", Role.VIEWER)
+        api.installation.write(people.tenant, member_roles.change, given.id, None, ["runs:write"])
+    elif how == "their role changes":
+        api.installation.write(people.tenant, member_roles.change, custom.id, None, ["members:manage"])
+    answer = post(api, "invitation", token=token, password=PASSWORD)
+    assert answer.status_code == (201 if how == "still what they were" else GONE), answer.text
+    assert (email in people.roles()) is (how == "still what they were")
+
+
 def test_nobody_joins_a_suspended_tenant(api: Api, people: People, invite: Callable[..., str]) -> None:
     token = invite("ian@example.org")
     suspend = "UPDATE tenants SET suspended_at = %s WHERE id = %s"
@@ -330,6 +355,29 @@ def test_nobody_asks_for_these_tasks_by_name(api: Api, tenant: Principal) -> Non
             "node": None,
             "task": None,
         }
+
+
+def _ended(action: dict[str, int]) -> dict[str, int] | None:
+    """A bulk action on one run, once it has a verdict."""
+    return action if any(action.values()) else None
+
+
+def test_who_may_retry_runs_sends_no_invitation_again(api: Api, people: People, owner: Caller, box: Mailbox) -> None:
+    member = people.member("member@example.org", Role.MEMBER)
+    assert owner.ask(INVITE, e="pia@example.org", r="VIEWER")["inviteMember"]["success"]
+    _token(box, "pia@example.org")
+    [run] = [row[0] for row in _sent(api, "accounts.send_invitation") if _ours(people, row[0])]
+    again = "mutation ($id: ID!, $a: JSON) { retryRun(id: $id, args: $a, repeatEffects: true) { problem { code } } }"
+    for asking in (member, owner, api.caller(people.tenant)):
+        for args in (None, {"invitation": ids.show("inv", ids.new())}):
+            answer = asking.ask(again, id=ids.show("run", run), a=args)["retryRun"]
+            assert answer == {"problem": {"code": "UNKNOWN_TASK"}}
+    many = """mutation ($i: [ID!]) { retryRuns(dryRun: false, filter: {ids: $i, states: [SUCCEEDED]}) {
+      bulkAction { id } } }"""
+    action = owner.ask(many, i=[ids.show("run", run)])["retryRuns"]["bulkAction"]["id"]
+    look = "query ($id: ID!) { node(id: $id) { ... on BulkAction { done failed } } }"
+    assert eventually(lambda: _ended(owner.ask(look, id=action)["node"])) == {"done": 0, "failed": 1}
+    assert len(box.to("pia@example.org")) == 1
 
 
 # ---- new passwords

@@ -14,20 +14,23 @@ import orjson
 import psycopg2
 import pytest
 
+from schema import permissions
 from tasks.engine import limits
 from tasks.engine.admission import LimitKind
 from tasks.engine.ledger import Settlement
 from tasks.engine.limits import LimitRequest
 from tasks.engine.states import RunState
 from tasks.families.accounts.service import requests
-from tenants import audit, ids, logins, member_roles, members, system
+from tenants import audit, ids, logins, member_roles, members, providers, system
 from tenants.audit import Verdict
 from tenants.context import Principal, Role
+from tenants.providers import ProviderRequest
 from tests.support import commands
 from tests.support.apis import Api, Caller
-from tests.support.fields import LATER, ROOT
+from tests.support.fields import LATER, ROOT, rule
 from tests.support.hands import Hands
 from tests.support.installations import Installation, eventually
+from tests.support.people import People
 
 LOG = "{ auditLog(first: 100) { nodes { id at actor action target detail } } }"
 BOOM = {"type": "Boom", "message": "no", "retryable": True}
@@ -108,9 +111,9 @@ class Place:
     @property
     def provider(self) -> str:
         """An identity provider."""
-        given = '{name: "corp", issuer: "https://corp.example", clientId: "c"}'
-        self.caller.ask(f"mutation {{ setIdentityProvider(input: {given}) {{ success }} }}")
-        return "corp"
+        request = ProviderRequest("corp", "https://corp.example", "c")
+        self.hands.installation.write(self.tenant, providers.put, self.hands.installation.settings, request)
+        return request.name
 
     @property
     def paused(self) -> str:
@@ -203,14 +206,18 @@ def _runs(place: Place) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_is_told_once(place: Place, name: str) -> None:
+def test_a_change_is_told_once(place: Place, people: People, name: str) -> None:
     action, given = CHANGES[name]
+    caller, kind, actor = place.caller, "API_KEY", place.caller.actor
+    if rule(f"Mutation.{name}") is permissions.OWNERS_WRITE:
+        user = people.join("owner@example.org")
+        caller, kind, actor = people.caller("owner@example.org"), "USER", ids.show("usr", user)
     arguments = given(place)
     before = _entries(place)
-    answer = place.caller.ask(f"mutation {{ {name}{arguments} {{ success message }} }}")[name]
+    answer = caller.ask(f"mutation {{ {name}{arguments} {{ success message }} }}")[name]
     assert answer["success"], answer
-    [(_, kind, actor, told)] = set(_entries(place)) - set(before)
-    assert (kind, actor, told) == ("API_KEY", place.caller.actor, action)
+    [(_, *told)] = set(_entries(place)) - set(before)
+    assert told == [kind, actor, action]
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -28,6 +28,8 @@ ROTATE = (
     " apiKey { id name prefix scopes taskNames addressRanges predecessorId expiresAt } problem { code"
     " ... on InvalidState { state } ... on Forbidden { requiredScope } ... on InvalidInput { issues { path } } } } }"
 )
+NEW = """mutation ($i: CreateApiKeyInput!) { createApiKey(input: $i) {
+  success secret problem { code } apiKey { id expiresAt addressRanges } } }"""
 
 
 def _refusals(api: Api, tenant: Principal, action: str = "authentication.refuse") -> list[tuple[Any, ...]]:
@@ -146,6 +148,54 @@ class TestRotation:
         other = installation.write(tenant, keys.create, pepper, name="k", scopes=["*"]).key
         with pytest.raises(Forbidden):
             installation.write(narrowed, keys.rotate, pepper, other.id)
+
+
+class TestBounds:
+    """A key makes none that outlives it, comes from more addresses, or is one more than there is room for."""
+
+    def test_a_key_makes_none_that_outlives_it(self, api: Api, tenant: Principal) -> None:
+        end = datetime.now(UTC) + timedelta(hours=1)
+        maker = api.caller(tenant, "keys:manage", expires_at=end)
+
+        def make(expires: datetime | None) -> Any:
+            given = {"name": "k", "scopes": ["keys:manage"], "expiresAt": expires and expires.isoformat()}
+            return maker.ask(NEW, i=given)["createApiKey"]
+
+        for later in (None, end + timedelta(seconds=1)):
+            assert make(later)["problem"] == {"code": "FORBIDDEN"}
+        assert make(end)["success"]
+
+    def test_a_key_that_rotates_itself_lasts_no_longer(self, api: Api, tenant: Principal) -> None:
+        end = datetime.now(UTC) + timedelta(hours=1)
+        maker = api.caller(tenant, "keys:manage", expires_at=end)
+        api.installation.rows(
+            "UPDATE api_keys SET created_at = created_at - interval '1 d' WHERE id = %s", str(maker.key_id)
+        )
+        made = _rotate(maker, maker.key_id, 0)
+        assert datetime.fromisoformat(made["apiKey"]["expiresAt"]) == end
+        for longer in (None, end + timedelta(hours=1)):
+            other = api.caller(tenant, "keys:manage", expires_at=longer)
+            assert _rotate(_with(api, made["secret"]), other.key_id)["problem"]["code"] == "FORBIDDEN"
+
+    def test_a_key_makes_none_that_comes_from_elsewhere(self, api: Api, tenant: Principal) -> None:
+        maker = api.caller(tenant, "keys:manage", address_ranges=["127.0.0.0/8", "2001:db8::/32"])
+
+        def make(ranges: list[str] | None) -> Any:
+            return maker.ask(NEW, i={"name": "k", "scopes": ["keys:manage"], "addressRanges": ranges})["createApiKey"]
+
+        for wider in (None, ["0.0.0.0/0"], ["127.0.0.1", "192.0.2.1"], ["::/0"], ["::ffff:127.0.0.1"]):
+            assert make(wider)["problem"] == {"code": "FORBIDDEN"}, wider
+        assert make(["127.0.0.0/16", "2001:db8::7"])["success"]
+        assert _rotate(maker, api.caller(tenant, "keys:manage").key_id)["problem"]["code"] == "FORBIDDEN"
+        assert _rotate(maker, maker.key_id)["success"]
+
+    def test_of_those_that_replace_each_other_two_are_good(self, api: Api, tenant: Principal) -> None:
+        admin, first = api.caller(tenant), api.caller(tenant)
+        second = _rotate(admin, first.key_id)["apiKey"]["id"]
+        assert _rotate(admin, ids.read("key", second))["problem"] == {"code": "INVALID_STATE", "state": "OVERLAPPING"}
+        assert admin.ask("mutation ($i: ID!) { revokeApiKey(id: $i) { success } }", i=first.actor)
+        third = _rotate(admin, ids.read("key", second), 0)["apiKey"]["id"]
+        assert _rotate(admin, ids.read("key", third), 0)["success"], "the second has ended"
 
 
 def _told(answer: httpx2.Response) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import httpx2
@@ -160,6 +161,35 @@ def test_a_forged_refresh_token_is_refused_and_ends_nothing(
     tokens = _log_in(api, slug, "barbara@example.org").json()
     assert _refresh(api, change(tokens["refreshToken"])).status_code == 401
     assert _refresh(api, tokens["refreshToken"]).status_code == 200
+
+
+def test_strangers_elsewhere_keep_nobody_out(api: Api, slug: str, join: Callable[..., UUID]) -> None:
+    join("victim@example.org")
+
+    def log_in(address: str, password: str = PASSWORD) -> int:
+        body = {"tenant": slug, "email": "victim@example.org", "password": password}
+        return api.client.post(f"{api.url}/auth/login", json=body, headers={"X-Forwarded-For": address}).status_code
+
+    assert log_in("198.51.100.1") == 200
+    assert {log_in(f"203.0.113.{number}", "a wrong password") for number in range(13)} == {401}
+    assert log_in("198.51.100.2") == 200, "a few failures elsewhere are nothing to another network"
+    refused = [log_in(f"203.0.113.{number}", "a wrong password") for number in range(120)]
+    assert set(refused) == {401, 429}, "many are, to one that the person has never come from"
+    assert log_in("198.51.100.1") == 200
+
+
+def test_of_many_who_guess_at_once_ten_are_heard(api: Api, slug: str, join: Callable[..., UUID]) -> None:
+    join("ida@example.org")
+    body = {"tenant": slug, "email": "ida@example.org", "password": "a wrong password"}
+
+    def guess(_: int) -> int:
+        with httpx2.Client(timeout=60, trust_env=False) as client:
+            return client.post(f"{api.url}/auth/login", json=body).status_code
+
+    with ThreadPoolExecutor(30) as threads:
+        codes = list(threads.map(guess, range(30)))
+    assert codes.count(401) < 16, "ten, and then more and more slowly"
+    assert 429 in codes
 
 
 def test_who_shares_a_network_of_ipv6_waits_for_the_failures_of_all_in_it(api: Api, slug: str) -> None:

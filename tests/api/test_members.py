@@ -201,6 +201,28 @@ def test_a_key_that_is_made_while_its_maker_leaves_has_ended(people: People, ten
     assert Caller(owner.url, owner.client, made.secret).post(WHO).status_code == 401
 
 
+@pytest.mark.parametrize("how", ["another role", "the role changes"])
+def test_who_may_do_something_else_watches_no_further(people: People, how: str) -> None:
+    custom = _own_role(people, "Watchers", ["runs:read", "tenant:read"])
+    user = people.join("watcher@example.org", None, custom)
+    member = people.caller("watcher@example.org")
+    with (
+        streams.socket(member) as socket,
+        streams.socket(member) as waiting,
+        streams.events(member, streams.ALL_UPDATES) as events,
+    ):
+        socket.subscribe(streams.ALL_UPDATES)
+        if how == "another role":
+            assert _set(people.member("owner@example.org"), user, Role.MEMBER) is None
+        else:
+            people.api.installation.write(people.tenant, member_roles.change, custom, None, ["tenant:read"])
+        assert socket.closed(6) == waiting.closed(6) == 4401
+        [(_, answer), complete] = [*events]
+    extensions = answer["errors"][0]["extensions"]
+    assert (extensions["code"], extensions["reason"]) == ("UNAUTHENTICATED", "changed")
+    assert complete == ("complete", None)
+
+
 def test_a_role_of_the_tenants_own_is_worth_what_it_names(people: People) -> None:
     owner = people.member("first@example.org")
     create = """mutation ($n: String!, $s: [String!]!) {

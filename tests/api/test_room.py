@@ -10,11 +10,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from tenants import ids, links, quotas, system
+from tenants import ids, links, providers, quotas, system
 from tenants.context import Principal, Role
 from tenants.links import Kind
+from tenants.providers import ProviderRequest
 from tenants.quotas import Quota
-from tests.api.test_oidc import DENIED, SET, _audit
+from tests.api.test_oidc import DENIED, _audit
 from tests.support.apis import Api
 from tests.support.issuers import CLIENT, Browser, Issuer
 from tests.support.people import PASSWORD, People, post
@@ -111,11 +112,10 @@ def issuer() -> Iterator[Issuer]:
 @pytest.fixture
 def place(people: People, issuer: Issuer) -> str:
     """Where logins through a provider begin that makes members of whom it knows."""
-    given = {
-        "name": "corp", "issuer": issuer.url, "clientId": CLIENT, "domains": ["example.org"], "justInTime": True,
-        "defaultRole": "MEMBER",
-    }  # fmt: skip
-    assert people.api.caller(people.tenant).ask(SET, i=given)["setIdentityProvider"]["success"]
+    request = ProviderRequest(
+        "corp", issuer.url, CLIENT, domains=["example.org"], just_in_time=True, default_role=Role.MEMBER
+    )
+    people.api.installation.write(people.tenant, providers.put, people.api.installation.settings, request)
     return f"/auth/{people.slug}/oidc/corp"
 
 
@@ -123,7 +123,7 @@ def test_a_provider_brings_in_no_more_than_there_is_room_for(people: People, iss
     people.join("first@example.org")
     _give_room(people, 1)
     assert Browser(people.api.url, place).through(issuer) == DENIED
-    assert _audit(people.api, people.tenant)[-1] == ("login.refuse", "s-1", "no room")
+    assert _audit(people.api, people.tenant)[-1] == ("login.refuse", None, "no room")
     assert people.roles() == {"first@example.org": "OWNER"}
     _give_room(people, 2)
     assert Browser(people.api.url, place).tokens(issuer)

@@ -7,18 +7,15 @@ from typing import Any
 import httpx2
 import pytest
 
-from tenants import ids, links
+from tenants import ids, links, providers
 from tenants.context import Principal, Role
 from tenants.links import Kind
+from tenants.providers import ProviderRequest
 from tests.support import streams
 from tests.support.apis import Api
 from tests.support.installations import eventually
 from tests.support.people import PASSWORD, People, post
 
-PROVIDER = (
-    'mutation { setIdentityProvider(input: {name: "corp", issuer: "https://corp.example", clientId: "c"}) { success } }'
-)
-REQUIRE = "mutation { requireSingleSignOn(required: true) { success } }"
 NEW = "another correct horse battery"
 
 
@@ -34,9 +31,9 @@ def elsewhere(api: Api, other_tenant: Principal) -> People:
 
 
 def _require(people: People) -> None:
-    caller = people.api.caller(people.tenant)
-    assert caller.ask(PROVIDER)["setIdentityProvider"]["success"]
-    assert caller.ask(REQUIRE)["requireSingleSignOn"]["success"]
+    installation, corp = people.api.installation, ProviderRequest("corp", "https://corp.example", "c")
+    installation.write(people.tenant, providers.put, installation.settings, corp)
+    installation.write(people.tenant, providers.require, True)
 
 
 def _logins(people: People) -> int:
@@ -49,7 +46,7 @@ def _logins(people: People) -> int:
 def _refusals(people: People) -> list[tuple[Any, ...]]:
     """Who was refused by the rule, as the audit log tells it."""
     return people.api.installation.rows(
-        "SELECT actor, detail->>'why' FROM audit_entries WHERE tenant_id = %s AND action = 'login.refuse'",
+        "SELECT actor, detail->>'reason' FROM audit_entries WHERE tenant_id = %s AND action = 'login.refuse'",
         str(people.tenant.tenant),
     )
 

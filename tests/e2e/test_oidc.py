@@ -19,6 +19,7 @@ from tests.support import apis, issuers
 from tests.support.apis import Api, Caller
 from tests.support.installations import Installation
 from tests.support.issuers import CLIENT, SECRET, Browser
+from tests.support.people import People
 
 PROVIDER = Path(__file__).parent / "provider"
 SET = (
@@ -71,7 +72,7 @@ def _front_end(
         }  # fmt: skip
         if proof != "none":
             values["clientSecret"] = SECRET
-        made = api.caller(tenant).ask(SET, i=values)["setIdentityProvider"]
+        made = People(api, tenant).member("owner@elsewhere.example").ask(SET, i=values)["setIdentityProvider"]
         assert made["identityProvider"]["callbackUrl"] == callback
         yield Browser(api.url, f"/auth/{slug}/oidc/corp"), issuer
 

@@ -24,6 +24,12 @@ OPERATORS = {
     "Query.plans",
 }
 """For nobody in a tenant."""
+OWNERS = {
+    "Mutation.removeIdentityProvider",
+    "Mutation.requireSingleSignOn",
+    "Mutation.setIdentityProvider",
+}
+"""For owners, and for no key."""
 MANAGERS = {
     "Mutation.backfillSchedule",
     "Mutation.createApiKey",
@@ -43,11 +49,8 @@ MANAGERS = {
     "Mutation.revokeApiKey",
     "Mutation.revokeInvitation",
     "Mutation.removeCredential",
-    "Mutation.removeIdentityProvider",
-    "Mutation.requireSingleSignOn",
     "Mutation.rotateApiKey",
     "Mutation.setCredential",
-    "Mutation.setIdentityProvider",
     "Mutation.setLimit",
     "Mutation.setMemberRole",
     "Mutation.triggerSchedule",
@@ -81,9 +84,9 @@ TRIGGERS = {
 """Where the service asks, task by task."""
 REFUSED: dict[Role, set[str]] = {
     Role.OWNER: OPERATORS,
-    Role.ADMIN: OPERATORS,
-    Role.MEMBER: OPERATORS | MANAGERS,
-    Role.VIEWER: OPERATORS | MANAGERS | WORKERS,
+    Role.ADMIN: OPERATORS | OWNERS,
+    Role.MEMBER: OPERATORS | OWNERS | MANAGERS,
+    Role.VIEWER: OPERATORS | OWNERS | MANAGERS | WORKERS,
 }
 
 
@@ -103,6 +106,13 @@ def test_a_role_is_refused_what_is_listed_and_nothing_else(context: Context) -> 
             refused.add(name)
     assert context.caller.role is not None
     assert refused == REFUSED[context.caller.role]
+
+
+def test_a_key_with_every_scope_is_no_owner(new_context: Callable[..., Context]) -> None:
+    info = cast("Info", SimpleNamespace(context=new_context("*")))
+    for name in OWNERS:
+        with pytest.raises(Forbidden):
+            fields.rule(name).check(info)
 
 
 def test_a_viewer_triggers_nothing_and_everybody_else_any_task(context: Context) -> None:

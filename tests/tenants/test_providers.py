@@ -23,6 +23,8 @@ CORP = ProviderRequest(
 )  # fmt: skip
 ADA = Claims(CORP.issuer, "s-1", "ada@corp.example", email_verified=True)
 
+WAITS = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
 
 def _put(installation: Installation, tenant: Principal, request: ProviderRequest = CORP) -> None:
     installation.write(tenant, providers.put, installation.settings, request)
@@ -166,6 +168,52 @@ def test_where_a_provider_is_required_passwords_are_an_owners_only(
     installation.write(tenant, logins.open_login, auth, member)
 
 
+def test_a_login_that_is_being_opened_ends_where_a_provider_is_required_meanwhile(
+    installation: Installation, tenant: Principal
+) -> None:
+    member = _member(installation, tenant, "member@corp.example", Role.ADMIN)
+    _put(installation, tenant)
+    engine = db.sync_engine(installation.addresses.app, pool_size=1)
+    with db.open_session(engine, tenant) as session, ThreadPoolExecutor(1) as threads:
+        logins.open_login(session, installation.settings.auth, member)
+        requiring = threads.submit(installation.write, tenant, providers.require, True)
+        try:
+            eventually(lambda: installation.rows(WAITS))
+        finally:
+            session.commit()
+        requiring.result(30)
+    engine.dispose()
+    assert _ended(installation, tenant, member) == [True]
+
+
+def test_who_is_no_owner_any_more_keeps_no_login_by_password(installation: Installation, tenant: Principal) -> None:
+    auth = installation.settings.auth
+    _member(installation, tenant, "owner@corp.example", Role.OWNER)
+    second = _member(installation, tenant, "second@corp.example", Role.OWNER)
+    _put(installation, tenant)
+    installation.write(tenant, providers.require, True)
+    tokens = installation.write(tenant, logins.open_login, auth, second)
+    refresh = logins.read_refresh(auth.token_keys, tokens.refresh)
+    found = installation.write(tenant, logins.find_session, tenant.tenant, refresh.session)
+    assert found.revoked_at is None
+    installation.write(tenant, members.join, second, Role.MEMBER)
+    found = installation.write(tenant, logins.find_session, tenant.tenant, refresh.session)
+    assert found.revoked_at is not None
+    assert installation.write(tenant, logins.refresh, auth, refresh) is None
+    assert _ended(installation, tenant, second) == [True]
+
+
+def test_a_suspended_tenant_lets_members_in_and_nobody_new(installation: Installation, tenant: Principal) -> None:
+    _put(installation, tenant)
+    harry = _member(installation, tenant, "harry@corp.example", Role.MEMBER)
+    installation.rows("UPDATE tenants SET suspended_at = now() WHERE id = %s", str(tenant.tenant))
+    with pytest.raises(NotVouched):
+        installation.write(tenant, identities.admit, "corp", replace(ADA, email="stranger@corp.example"))
+    assert installation.rows("SELECT 1 FROM users WHERE email = 'stranger@corp.example'") == []
+    claims = Claims(CORP.issuer, "s-3", "harry@corp.example", email_verified=True)
+    assert installation.write(tenant, identities.admit, "corp", claims) == harry
+
+
 def test_a_provider_of_another_tenant_brings_nobody_in(
     installation: Installation, tenant: Principal, other_tenant: Principal
 ) -> None:
@@ -192,13 +240,12 @@ def test_who_becomes_an_owner_while_a_provider_brings_them_in_stays_one(
         " VALUES (%s, %s, %s, 'OWNER', 'tests', now() + interval '1 h')",
         str(tenant.tenant), str(invitation), grace.email,
     )  # fmt: skip
-    waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     engine = db.sync_engine(installation.addresses.app, pool_size=1)
     with db.open_session(engine, tenant) as session, ThreadPoolExecutor(1) as threads:
-        user = invitations.accept(session, invitation, "a hash")
+        user = invitations.accept(session, invitation, "a hash", [])
         coming = threads.submit(installation.write, tenant, identities.admit, "corp", grace)
         try:
-            eventually(lambda: installation.rows(waits))
+            eventually(lambda: installation.rows(WAITS))
         finally:
             session.commit()
         assert coming.result(30) == user
