@@ -48,6 +48,14 @@ def export_schema() -> None:
     typer.echo(root.export(), nl=False)
 
 
+@schema.command("permissions")
+def export_permissions() -> None:
+    """Print who may ask for what, as a table in Markdown."""
+    from schema import matrix
+
+    typer.echo(matrix.table(), nl=False)
+
+
 def main() -> None:
     """Run a command; what is expected to go wrong is one sentence on standard error, and exit 1."""
     try:

@@ -31,11 +31,17 @@ class Rule(FieldExtension):
             Forbidden: the caller lacks the scope.
             TenantSuspended: the field changes something and the caller's tenant is suspended.
         """
-        caller = info.context.caller
-        if self.scope is not None:
-            caller.require(self.scope)
+        self.admit(info.context.caller)
         if self.changes and info.context.suspended:
             raise TenantSuspended
+
+    def admit(self, caller: Principal) -> None:
+        """
+        Raises:
+            Forbidden: the caller lacks the scope.
+        """
+        if self.scope is not None:
+            caller.require(self.scope)
 
     def resolve(self, next_: Callable[..., Any], source: Any, info: Info, **arguments: Any) -> Any:
         self.check(info)
@@ -55,18 +61,17 @@ class OperatorRule(Rule):
     reach them too.
     """
 
-    def check(self, info: Info) -> None:
-        super().check(info)
-        if info.context.caller.kind is not ActorKind.OPERATOR:
+    def admit(self, caller: Principal) -> None:
+        super().admit(caller)
+        if caller.kind is not ActorKind.OPERATOR:
             raise Forbidden("This is for the operators of the installation.")
 
 
 class OwnerRule(Rule):
     """A rule that admits owners and operators only: no key, whatever its scopes."""
 
-    def check(self, info: Info) -> None:
-        super().check(info)
-        caller = info.context.caller
+    def admit(self, caller: Principal) -> None:
+        super().admit(caller)
         if caller.role is not Role.OWNER and caller.kind is not ActorKind.OPERATOR:
             raise Forbidden("This is for owners, who log in themselves: no API key will do.")
 
