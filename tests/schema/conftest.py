@@ -25,14 +25,14 @@ class NoDatabase:
 
 @pytest.fixture
 def new_context() -> Callable[..., Context]:
-    """Makes the context of a caller with these scopes: of a key, of somebody with a role, or of a stranger."""
+    """Makes the context of a caller with these scopes: of a key, of somebody with a role, of another kind, or a stranger's."""
 
     async def after_commit(_: list[object]) -> None:
         raise AssertionError("something was committed")
 
     def make(*scopes: str, stranger: bool = False, **options: Any) -> Context:
         role = options.pop("role", None)
-        kind = ActorKind.API_KEY if role is None else ActorKind.USER
+        kind = options.pop("kind", ActorKind.API_KEY if role is None else ActorKind.USER)
         principal = Principal(ids.new(), kind, "tests", frozenset(scopes), role)
         budget = options.pop("budget", None) or Bucket(1e6, 1e6)
         context = Context(

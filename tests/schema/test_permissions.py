@@ -17,6 +17,7 @@ from strawberry.types import ExecutionResult
 
 from schema import permissions
 from schema.context import Context
+from tenants.context import ActorKind
 from tests.support import fields
 from tests.support.fields import LATER, ROOT, SCHEMA
 
@@ -79,5 +80,5 @@ async def test_who_lacks_the_scope_is_forbidden(name: str, new_context: Callable
 
 @pytest.mark.parametrize("name", [name for name in ROOT if fields.rule(name).changes])
 async def test_a_suspended_tenant_changes_nothing(name: str, new_context: Callable[..., Context]) -> None:
-    answer = await _answer(name, new_context("*", suspended=True))
+    answer = await _answer(name, new_context("*", suspended=True, kind=ActorKind.OPERATOR))
     assert answer in ({"error": "TENANT_SUSPENDED"}, {"problem": "TENANT_SUSPENDED"})
