@@ -25,7 +25,7 @@ class NoDatabase:
 
 @pytest.fixture
 def new_context() -> Callable[..., Context]:
-    """Makes the context of a caller with these scopes: of a key, of somebody with a role, of another kind, or a stranger's."""
+    """Makes the context of a caller with these scopes: a key's, a member's, an operator's or a stranger's."""
 
     async def after_commit(_: list[object]) -> None:
         raise AssertionError("something was committed")
