@@ -85,7 +85,7 @@ def ada(installation: Installation, tenant: Principal) -> Ada:
 
 def _by_invitation(ada: Ada, other: Principal) -> Joining:
     row = ada.installation.write(other, invitations.create, ada.email, Role.MEMBER, None, [], 7)
-    return other, lambda session: invitations.accept(session, row.id, ada.password_hash)
+    return other, lambda session: invitations.accept(session, row.id, ada.password_hash, [])
 
 
 def _by_signing_up(ada: Ada, other: Principal) -> Joining:
