@@ -16,7 +16,7 @@ from tenants.providers import ProviderRequest
 from tests.support import apis, streams
 from tests.support.apis import Api, Caller
 from tests.support.installations import Installation, eventually
-from tests.support.people import PASSWORD, People, caller, post
+from tests.support.people import PASSWORD, People, address, caller, post
 
 WHO = "{ viewer { email role tenant { id } } }"
 SESSIONS = "query ($u: ID) { sessions(userId: $u) { nodes { id userId current agent } } }"
@@ -119,11 +119,11 @@ def test_a_password_is_not_changed_without_the_present_one(api: Api, people: Peo
 
 
 def test_who_holds_a_token_does_not_guess_the_password_for_long(api: Api, people: People) -> None:
-    mine = people.member("kurt@example.org")
+    mine, at = people.member("kurt@example.org"), address()
     for _ in range(10):
-        assert post(api, "password", mine.credential, current="a wrong one", password=NEW).status_code == 401
-    assert _waits(lambda: post(api, "password", mine.credential, current="a wrong one", password=NEW))
-    assert _waits(lambda: post(api, "login", tenant=people.slug, email="kurt@example.org", password="wrong"))
+        assert post(api, "password", mine.credential, at, current="a wrong one", password=NEW).status_code == 401
+    assert _waits(lambda: post(api, "password", mine.credential, at, current="a wrong one", password=NEW))
+    assert _waits(lambda: post(api, "login", at=at, tenant=people.slug, email="kurt@example.org", password="wrong"))
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,10 @@ def test_another_spelling_and_another_tenant_are_no_new_guesses(
     people.join("alan2@example.org")
     elsewhere = People(api, other_tenant)
     elsewhere.join("alan2@example.org")
+    at = address()
     for _ in range(10):
-        post(api, "login", tenant=people.slug, email="alan2@example.org", password="wrong")
-    assert _waits(lambda: post(api, "login", tenant=elsewhere.slug, email=email, password="wrong"))
+        post(api, "login", at=at, tenant=people.slug, email="alan2@example.org", password="wrong")
+    assert _waits(lambda: post(api, "login", at=at, tenant=elsewhere.slug, email=email, password="wrong"))
 
 
 def test_a_person_has_a_token_for_each_of_their_tenants(api: Api, people: People, other_tenant: Principal) -> None:

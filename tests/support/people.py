@@ -65,10 +65,19 @@ def caller(api: Api, token: str) -> Caller:
     return Caller(api.url, api.client, token)
 
 
-def post(api: Api, route: str, credential: str | None = None, **body: Any) -> httpx2.Response:
-    """Send a form under `/auth`, from an address of its own, so that nobody waits for another test's failures."""
+def address() -> str:
+    """Where nobody has been before."""
     number = ids.new().int
-    headers = {"X-Forwarded-For": f"10.{number & 255}.{number >> 8 & 255}.{number >> 16 & 255}"}
+    return f"10.{number & 255}.{number >> 8 & 255}.{number >> 16 & 255}"
+
+
+def post(api: Api, route: str, credential: str | None = None, at: str | None = None, **body: Any) -> httpx2.Response:
+    """Send a form under `/auth`, from an address of its own, so that nobody waits for another test's failures.
+
+    Args:
+        at: or from this one.
+    """
+    headers = {"X-Forwarded-For": address() if at is None else at}
     if credential is not None:
         headers["Authorization"] = f"Bearer {credential}"
     return api.client.post(f"{api.url}/auth/{route}", json=body, headers=headers)
