@@ -16,6 +16,7 @@ import hypothesis  # Compiling it after greenlets have run ends Python 3.11 with
 import psycopg2
 import psycopg2.extras
 import pytest
+import redis
 from psycopg2 import sql
 from sqlalchemy.orm import Session
 
@@ -88,7 +89,9 @@ def migrated(servers: Servers) -> Addresses:
 
 @contextmanager
 def installed(servers: Servers, template: Addresses, folder: Path) -> Iterator[Installation]:
-    """A fresh installation on the servers."""
+    """A fresh installation on the servers, where nothing of an earlier one waits in a queue."""
+    with closing(redis.Redis.from_url(servers.redis_url)) as client:
+        client.flushall()
     name = f"tenantry_{os.getpid()}_{next(_numbers)}"
     with closing(psycopg2.connect(servers.admin_url)) as admin:
         admin.autocommit = True
@@ -114,7 +117,7 @@ def installed(servers: Servers, template: Addresses, folder: Path) -> Iterator[I
 def installation(
     servers: Servers, template: Addresses, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
-    """An installation for one module: its database is its own, Redis is the test process's."""
+    """An installation for one module."""
     with installed(servers, template, tmp_path_factory.mktemp("installation")) as made:
         yield made
 
