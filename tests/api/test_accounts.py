@@ -96,7 +96,7 @@ def _sent(api: Api, task: str) -> list[tuple[Any, ...]]:
 def _noted(api: Api, slug: str) -> list[tuple[Any, ...]]:
     """What the audit log of a tenant tells of its members: by whom, who, and as what."""
     return api.installation.rows(
-        "SELECT split_part(actor, '_', 1), target, detail->>'after' FROM audit_entries"
+        "SELECT split_part(actor, '_', 1), target, detail->'after'->>'role' FROM audit_entries"
         " WHERE tenant_id = (SELECT id FROM tenants WHERE slug = %s) AND action = 'member.set' ORDER BY id",
         slug,
     )

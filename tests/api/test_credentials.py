@@ -209,7 +209,7 @@ def test_a_credential_that_could_not_be_watched_for_a_while_ends_its_socket_all_
         socket.subscribe(streams.ALL_UPDATES)
         api.installation.rows(f"REVOKE {look_up} FROM tenantry_app")
         try:
-            eventually(lambda: "credential_not_watched" in api.installation.log(api.name), 10)
+            eventually(lambda: "authentication_not_watched" in api.installation.log(api.name), 10)
         finally:
             api.installation.rows(f"GRANT {look_up} TO tenantry_app")
         eventually(lambda: admin.post(REVOKE, {"i": key}).status_code == 200, 5)

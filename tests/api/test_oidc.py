@@ -46,7 +46,8 @@ def configure(api: Api, tenant: Principal, issuer: Issuer) -> Callable[..., None
 
     def make(**given: Any) -> None:
         values = {"domains": ["example.org"], "just_in_time": True, "default_role": Role.MEMBER, **given}
-        request = ProviderRequest("corp", issuer.url, CLIENT, SecretStr(SECRET), **values)
+        secret = values.pop("secret", SecretStr(SECRET))
+        request = ProviderRequest("corp", issuer.url, CLIENT, secret, **values)
         api.installation.write(tenant, providers.put, api.installation.settings, request)
 
     return make
@@ -240,7 +241,7 @@ def test_groups_take_the_place_of_a_role_of_the_tenants_own(
     user = _join(api, tenant, "ada@example.org", Role.VIEWER)
     api.installation.write(tenant, members.join, user, None, custom)
     assert _viewer(api, browser.tokens(issuer))["role"] is None, "where no groups are named, roles are our own affair"
-    configure(roles=[{"group": "staff", "role": "MEMBER"}])
+    configure(roles={"staff": Role.MEMBER})
     issuer.claims["groups"] = ["staff"]
     assert _viewer(api, browser.tokens(issuer))["role"] == "MEMBER"
     [(told,)] = api.installation.rows(
@@ -697,7 +698,7 @@ def test_nothing_of_a_login_stands_in_the_log(api: Api, browser: Browser, issuer
 def test_a_client_secret_that_is_a_word_alters_nothing_that_others_are_shown(
     api: Api, other_tenant: Principal, configure: Callable[..., None], slug: str
 ) -> None:
-    configure(clientSecret="customer")
+    configure(secret=SecretStr("customer"))
     assert Browser(api.url, f"/auth/{slug}/oidc/corp").begin().status_code == 303
     args = {"value": "invoice for customer 17"}
     run = api.installation.trigger(other_tenant, "diagnostics.echo", args)

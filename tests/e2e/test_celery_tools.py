@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tasks.engine import runs
 from tenants import ids
 from tenants.context import Principal
 from tests.support.folders import ROOT
@@ -63,11 +64,13 @@ def test_inspect_shows_queues_and_active_runs_without_their_arguments(
 ) -> None:
     queues = inspected(installation, "active_queues")
     assert [queue["name"] for queue in queues["w2@test"]] == ["analytics"]
-    run = installation.trigger(tenant, "diagnostics.sleep", {"seconds": 5, "steps": 500})
+    run = installation.trigger(tenant, "diagnostics.sleep", {"seconds": 100, "steps": 500})
     eventually(lambda: installation.run(tenant, run).state == "RUNNING")
     (active,) = inspected(installation, "active")["w1@test"]
     assert (active["id"], active["name"]) == (ids.show("run", run), "diagnostics.sleep")
     assert "500" not in json.dumps(active["args"]) + json.dumps(active["kwargs"])
+    installation.write(tenant, runs.cancel, run)
+    assert installation.ended(tenant, run).state == "CANCELLED"
 
 
 def test_no_secret_stands_in_what_inspect_shows(installation: Installation) -> None:

@@ -110,6 +110,7 @@ def place(victim: Victim, hands: Hands) -> Iterator[Place]:
     yield Place(victim.api.caller(victim.principal), hands, victim.principal)
     victim.api.installation.rows("DELETE FROM invitations WHERE email NOT LIKE '%%' || %s || '%%'", MARK)
     victim.api.installation.rows("DELETE FROM roles WHERE name <> %s", MARK)
+    victim.api.installation.rows("DELETE FROM pauses")
 
 
 def _rows(victim: Victim) -> dict[str, str]:
