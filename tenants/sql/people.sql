@@ -19,6 +19,7 @@ CREATE OR REPLACE FUNCTION tell_tenants_of(p_user uuid, p_action text, p_but uui
 $$;
 REVOKE ALL ON FUNCTION tell_tenants_of(uuid, text, uuid) FROM PUBLIC;
 
+-- Whose an open invitation is, with the password of who has the address already, and whether its tenant is suspended.
 CREATE OR REPLACE FUNCTION find_invitation(
   p_tenant uuid, p_invitation uuid,
   OUT email text, OUT password_hash text, OUT suspended boolean
