@@ -22,12 +22,6 @@ _AGAIN = timedelta(minutes=1)
 _MOST_OPEN = 1000
 _FIND = text("SELECT * FROM find_invitation(:tenant, :invitation)")
 _ACCEPT = text("SELECT * FROM accept_invitation(:tenant, :invitation, :user, :hash)")
-_MEMBER = (
-    select(Membership.user_id)
-    .join(User, User.id == Membership.user_id)
-    .join(Invitation, Invitation.email == User.email)
-)
-"""Who has the address of an invitation, and is a member already."""
 _IS_OPEN = (Invitation.accepted_at.is_(None), Invitation.revoked_at.is_(None))
 
 
@@ -62,8 +56,8 @@ def create(
     address = links.deliverable(email)
     member_roles.check_grantable(session, role, custom, families)
     identity.lock_tenant(session)
-    members = select(User.id).join(Membership, Membership.user_id == User.id).where(User.email == address)
-    if session.scalar(members) is not None:
+    member = select(User.id).join(Membership, Membership.user_id == User.id).where(User.email == address)
+    if session.scalar(member) is not None:
         raise Conflict(f"{address} is a member already.")
     now = datetime.now(UTC)
     for earlier in session.scalars(select(Invitation).where(Invitation.email == address, *_IS_OPEN)).all():
